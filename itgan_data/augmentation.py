@@ -1,0 +1,252 @@
+"""Augmentations as pure functions of images and draws.
+
+Every augmentation is called as `augmentation(images, draws)`. `images` are standardized floats `[B, C, H, W]`,
+`draws` are uniform numbers in [0, 1), `[B, augmentation.num_draws]`, one row an image. Who draws decides what
+is shared: equal rows give a siamese augmentation, one row a class a per-class one, counter-based rows
+(`draws.uniform`) a reproducible one. Zero padding is the mean colour, and nothing is clamped.
+
+Source: Zhao and Bilen, "Dataset condensation with differentiable siamese augmentation" (DSA), 2021; Zhao et al.,
+"Differentiable augmentation for data-efficient GAN training" (DiffAugment), 2020. Both use the operations below:
+`DSA` picks one of them, `diff_augment` applies all.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+FLIP_PROBABILITY = 0.5
+MAX_SCALE = 1.2
+MAX_ROTATION = math.radians(15)
+CROP_RATIO = 0.125
+CUTOUT_RATIO = 0.5
+
+
+class Augmentation(Protocol):
+    """A deterministic map of images, steered by uniform draws."""
+
+    @property
+    def num_draws(self) -> int:
+        """How many uniform numbers an image needs."""
+        ...
+
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """Augment `images` `[B, C, H, W]` with `draws` `[B, num_draws]`; differentiable in `images`."""
+        ...
+
+
+def brightness(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Add `r - 0.5`."""
+    return images + (_per_image(draws[:, 0], images) - 0.5)
+
+
+def saturation(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Scale the distance to the grey image (mean over channels) by `2 r`."""
+    grey = images.mean(dim=1, keepdim=True)
+    return (images - grey) * (2.0 * _per_image(draws[:, 0], images)) + grey
+
+
+def contrast(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Scale the distance to the image's mean value by `r + 0.5`."""
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (images - mean) * (_per_image(draws[:, 0], images) + 0.5) + mean
+
+
+def color(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Brightness, then saturation, then contrast."""
+    return contrast(saturation(brightness(images, draws[:, :1]), draws[:, 1:2]), draws[:, 2:3])
+
+
+def crop(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Shift by up to an eighth of the side, rows then columns, with zeros shifted in."""
+    height, width = images.shape[2:]
+    rows = _shift(draws[:, 0], int(height * CROP_RATIO + 0.5))
+    columns = _shift(draws[:, 1], int(width * CROP_RATIO + 0.5))
+    return _translate(images, rows, columns)
+
+
+def flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Mirror left to right with probability one half."""
+    mirrored = _per_image(draws[:, 0], images) < FLIP_PROBABILITY
+    return torch.where(mirrored, images.flip(3), images)
+
+
+def cutout(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Set to zero a square of half the side, centred anywhere in the image."""
+    height, width = images.shape[2:]
+    return _cut_square(images, draws, int(height * CUTOUT_RATIO + 0.5), int(width * CUTOUT_RATIO + 0.5))
+
+
+def scale(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Scale width and height apart by 1/1.2 .. 1.2, bilinear."""
+    factors = draws[:, :2] * (MAX_SCALE - 1 / MAX_SCALE) + 1 / MAX_SCALE
+    zeros = torch.zeros_like(factors[:, 0])
+    return _affine(images, [factors[:, 0], zeros, zeros, factors[:, 1]])
+
+
+def rotate(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Rotate by up to 15 degrees either way, bilinear."""
+    angle = (draws[:, 0] - 0.5) * (2 * MAX_ROTATION)
+    return _affine(images, [angle.cos(), -angle.sin(), angle.sin(), angle.cos()])
+
+
+def _per_image(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    return values.to(device=images.device, dtype=images.dtype).view(-1, 1, 1, 1)
+
+
+def _shift(draws: torch.Tensor, reach: int) -> torch.Tensor:
+    """Whole numbers in -reach..reach."""
+    return (draws * (2 * reach + 1)).long() - reach
+
+
+def _translate(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Output pixel (i, j) is input pixel (i + rows, j + columns), or zero outside."""
+    batch, channels, height, width = images.shape
+    padded = F.pad(images, (1, 1, 1, 1))
+    row = _source_index(rows, height, images.device).view(batch, 1, height, 1)
+    padded = padded.gather(2, row.expand(batch, channels, height, width + 2))
+    column = _source_index(columns, width, images.device).view(batch, 1, 1, width)
+    return padded.gather(3, column.expand(batch, channels, height, width))
+
+
+def _source_index(shift: torch.Tensor, size: int, device: torch.device) -> torch.Tensor:
+    positions = torch.arange(1, size + 1, device=device)
+    return (positions + shift.to(device).unsqueeze(1)).clamp(0, size + 1)
+
+
+def _cut_square(images: torch.Tensor, draws: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    inside_rows = _inside(draws[:, 0], images.shape[2], rows, images.device)
+    inside_columns = _inside(draws[:, 1], images.shape[3], columns, images.device)
+    inside = inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)
+    return images.masked_fill(inside.unsqueeze(1), 0.0)
+
+
+def _inside(draws: torch.Tensor, side: int, length: int, device: torch.device) -> torch.Tensor:
+    """Which of `side` positions a segment of `length` covers, its middle drawn over the side `[B, side]`."""
+    first = (draws * (side + 1 - length % 2)).long() - length // 2
+    distance = torch.arange(side, device=device) - first.to(device).unsqueeze(1)
+    return (distance >= 0) & (distance < length)
+
+
+def _affine(images: torch.Tensor, entries: list[torch.Tensor]) -> torch.Tensor:
+    """Resample at `matrix @ position` (entries row by row, no shift), bilinear with zero padding."""
+    matrix = torch.stack(entries, dim=1).view(-1, 2, 2)
+    theta = F.pad(matrix, (0, 1)).to(device=images.device, dtype=images.dtype)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One differentiable operation and how many draws it takes."""
+
+    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    num_draws: int
+
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        return self.function(images, draws)
+
+
+OPERATIONS = {
+    "color": Operation(color, 3),
+    "crop": Operation(crop, 2),
+    "cutout": Operation(cutout, 2),
+    "flip": Operation(flip, 1),
+    "scale": Operation(scale, 2),
+    "rotate": Operation(rotate, 1),
+}
+
+
+def _operations(names: str) -> list[Operation]:
+    chosen = names.split("_") if names else []
+    if unknown := [name for name in chosen if name not in OPERATIONS]:
+        raise ValueError(f"unknown operation {unknown[0]!r} in {names!r}; expected {'_'.join(OPERATIONS)}")
+    return [OPERATIONS[name] for name in chosen]
+
+
+@dataclass(frozen=True)
+class DSA:
+    """One operation of `strategy` an image, the first draw of its row says which.
+
+    Draws on the CPU keep a step on the GPU free of synchronisation. Leave `flip` out for digits.
+    """
+
+    strategy: str = "color_crop_cutout_flip_scale_rotate"
+
+    def __post_init__(self) -> None:
+        if not _operations(self.strategy):
+            raise ValueError("strategy is empty; expected operations joined by '_', such as 'crop_flip'")
+
+    @property
+    def num_draws(self) -> int:
+        return 1 + max(operation.num_draws for operation in _operations(self.strategy))
+
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        operations = _operations(self.strategy)
+        picks = (draws[:, 0] * len(operations)).long().cpu()
+        parts, places = [], []
+        chosen_operations: list[int] = torch.unique(picks).tolist()
+        for pick in chosen_operations:
+            place = (picks == pick).nonzero().squeeze(1)
+            if len(place) == len(images):
+                return operations[pick](images, draws[:, 1:])
+            chosen = images[place.to(images.device)]
+            parts.append(operations[pick](chosen, draws[place.to(draws.device), 1:]))
+            places.append(place)
+        order = torch.cat(places).argsort().to(images.device)
+        return torch.cat(parts)[order]
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """The usual training augmentation: pad, crop at random, mirror with probability one half."""
+
+    padding: int = 4
+    """Pixels of zero padding on each side."""
+    flip: bool = True
+    """Off for digits, whose mirror images are no digits."""
+
+    @property
+    def num_draws(self) -> int:
+        return 3
+
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        images = _translate(images, _shift(draws[:, 0], self.padding), _shift(draws[:, 1], self.padding))
+        return flip(images, draws[:, 2:3]) if self.flip else images
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Set to zero a square of `size` pixels, centred anywhere in the image (DeVries and Taylor, 2017)."""
+
+    size: int = 16
+
+    @property
+    def num_draws(self) -> int:
+        return 2
+
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        return _cut_square(images, draws, self.size, self.size)
+
+
+class Compose:
+    """Several augmentations in a row, each with draws of its own."""
+
+    def __init__(self, *augmentations: Augmentation) -> None:
+        self.augmentations = augmentations
+        self.num_draws = sum(augmentation.num_draws for augmentation in augmentations)
+
+    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        start = 0
+        for augmentation in self.augmentations:
+            images = augmentation(images, draws[:, start : start + augmentation.num_draws])
+            start += augmentation.num_draws
+        return images
+
+
+def diff_augment(policy: str = "color_crop_cutout") -> Compose:
+    """Every operation of `policy`, one after the other; an empty policy changes nothing."""
+    return Compose(*_operations(policy))

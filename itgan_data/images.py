@@ -1,0 +1,293 @@
+"""Value ranges of images, normalisation, the known data sets, and reading a data set into memory.
+
+Four ranges are used, and every function says which it takes: *signed* [-1, 1] (generators), *unit* [0, 1]
+(files and displays), *standardized* `(unit - mean) / std` (classifiers) and *uint8* (storage).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torch.utils.data import Dataset
+
+from .files import fingerprint
+
+
+def signed_to_unit(images: torch.Tensor) -> torch.Tensor:
+    """Take [-1, 1] to [0, 1]."""
+    return images * 0.5 + 0.5
+
+
+def unit_to_signed(images: torch.Tensor) -> torch.Tensor:
+    """Take [0, 1] to [-1, 1]."""
+    return images * 2.0 - 1.0
+
+
+def unit_to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Take [0, 1] to the nearest of 0..255; values outside are clamped."""
+    return (images * 255.0).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def uint8_to_unit(images: torch.Tensor) -> torch.Tensor:
+    """Take 0..255 to float32 [0, 1]."""
+    return images.to(torch.float32) / 255.0
+
+
+def signed_to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Take [-1, 1] to the nearest of 0..255; values outside are clamped."""
+    return unit_to_uint8(signed_to_unit(images))
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """A uint8 image `[C, H, W]` as PIL: mode RGB for three channels, L for one."""
+    array = image.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array if array.shape[2] == 3 else array[:, :, 0])
+
+
+def image_grid(images: torch.Tensor, columns: int, *, padding: int = 2) -> Image.Image:
+    """Unit images `[N, C, H, W]` side by side on white, row by row."""
+    count, _, height, width = images.shape
+    rows = math.ceil(count / columns)
+    canvas = torch.full((3, rows * (height + padding) + padding, columns * (width + padding) + padding), 255)
+    canvas = canvas.to(torch.uint8)
+    for position, image in enumerate(unit_to_uint8(images.detach().float().cpu())):
+        top = padding + position // columns * (height + padding)
+        left = padding + position % columns * (width + padding)
+        canvas[:, top : top + height, left : left + width] = image
+    return to_pil(canvas)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Per-channel mean and standard deviation of unit images."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))  # JSON gives lists
+        object.__setattr__(self, "std", tuple(self.std))
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(f"mean and std must have one value a channel, got {len(self.mean)} and {len(self.std)}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    def standardize(self, images: torch.Tensor) -> torch.Tensor:
+        """Take unit images `[..., C, H, W]` to `(images - mean) / std`."""
+        return (images - self._channels(self.mean, images)) / self._channels(self.std, images)
+
+    def to_unit(self, images: torch.Tensor) -> torch.Tensor:
+        """Take standardized images `[..., C, H, W]` back to unit ones."""
+        return images * self._channels(self.std, images) + self._channels(self.mean, images)
+
+    @staticmethod
+    def _channels(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What is known of a data set before it is read."""
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    normalization: Normalization
+    flips: bool
+    """Whether a mirrored image still belongs to its class."""
+
+
+CIFAR10 = DatasetInfo(
+    name="cifar10",
+    class_names=(
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    image_shape=(3, 32, 32),
+    normalization=Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    flips=True,
+)
+DIGITS = DatasetInfo(
+    name="digits",
+    class_names=tuple("0123456789"),
+    image_shape=(3, 32, 32),
+    normalization=Normalization((0.3,) * 3, (0.34,) * 3),
+    flips=False,
+)
+CIFAR100_NORMALIZATION = Normalization((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+class LabeledImages(Dataset[tuple[Image.Image, int]]):
+    """A data set held in memory: uint8 images `[N, C, H, W]` and int64 labels `[N]`."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str]) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images must be uint8 [N, C, H, W], got {images.dtype} {tuple(images.shape)}")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(f"labels must be int64 [{len(images)}], got {labels.dtype} {tuple(labels.shape)}")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
+            raise ValueError(
+                f"labels must lie in 0..{len(class_names) - 1}, one of {len(class_names)} classes, "
+                f"got {int(labels.min())}..{int(labels.max())}"
+            )
+        self.images = images
+        self.labels = labels
+        self.class_names = tuple(class_names)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, under torchvision's attribute name."""
+        return list(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return to_pil(self.images[index]), int(self.labels[index])
+
+    def unit_batch(self, indices: torch.Tensor, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unit float32 images `[B, C, H, W]` and int64 labels `[B]`; `epoch` has no effect on stored images."""
+        indices = indices.to(self.images.device)
+        return uint8_to_unit(self.images[indices]), self.labels[indices]
+
+    def select(self, indices: torch.Tensor) -> "LabeledImages":
+        """The images at `indices`, with all class names kept."""
+        return LabeledImages(self.images[indices], self.labels[indices], self.class_names)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of images, labels and class names: tells one data set from another."""
+        names = torch.tensor(list("\n".join(self.class_names).encode()), dtype=torch.uint8)
+        return fingerprint({"images": self.images, "labels": self.labels, "class_names": names})
+
+    def to(self, device: str | torch.device) -> "LabeledImages":
+        """The same images on another device."""
+        return LabeledImages(self.images.to(device), self.labels.to(device), self.class_names)
+
+
+def load_images(dataset: Dataset[Any], *, image_shape: tuple[int, int, int] | None = None) -> LabeledImages:
+    """Read a whole data set into memory, once.
+
+    Args:
+        dataset: anything torchvision-like: `len` and items `(image, label)`, the image PIL or a unit float or
+            uint8 tensor `[C, H, W]`. A `LabeledImages` is returned as it is.
+        image_shape: the `(C, H, W)` that is needed; by default the shape of the first image.
+
+    Raises:
+        ValueError: no images, an image of another shape than the rest or than `image_shape`.
+    """
+    count = len(dataset)  # type: ignore[arg-type]
+    if count == 0:
+        raise ValueError("the data set has no images; expected at least one")
+    if isinstance(dataset, LabeledImages):
+        _check_shape(dataset.image_shape, image_shape, 0)
+        return dataset
+    first = _as_uint8(dataset[0][0])
+    expected = image_shape or tuple(first.shape)
+    _check_shape(tuple(first.shape), expected, 0)
+    images = torch.empty((count, *expected), dtype=torch.uint8)
+    labels = torch.empty(count, dtype=torch.int64)
+    for index in range(count):
+        image, label = dataset[index]
+        pixels = _as_uint8(image)
+        _check_shape(tuple(pixels.shape), expected, index)
+        images[index], labels[index] = pixels, int(label)
+    names = getattr(dataset, "classes", None) or [str(label) for label in range(int(labels.max()) + 1)]
+    return LabeledImages(images, labels, names)
+
+
+def _check_shape(shape: tuple[int, ...], expected: tuple[int, ...] | None, index: int) -> None:
+    if expected is not None and shape != expected:
+        raise ValueError(
+            f"image {index} has shape {shape} (channels, height, width), expected {expected}; "
+            "resize the images first or choose a generator of their size"
+        )
+
+
+def _as_uint8(image: Any) -> torch.Tensor:
+    if isinstance(image, Image.Image):
+        array = np.array(image.convert("RGB") if image.mode not in ("L", "RGB") else image)
+        return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
+    if isinstance(image, torch.Tensor):
+        return image if image.dtype == torch.uint8 else unit_to_uint8(image.float())
+    raise ValueError(f"an image must be a PIL image or a tensor [C, H, W], got {type(image).__name__}")
+
+
+def open_dataset(spec: str, split: str) -> Dataset[tuple[Image.Image, int]]:
+    """Open a real data set by its command-line name.
+
+    Args:
+        spec: `cifar10[:ROOT]`, `cifar100[:ROOT]` (torchvision's folders, ROOT `data` by default),
+            `imagefolder:DIR` (DIR/train and DIR/test, or DIR itself for both) or `digits` (scikit-learn's).
+        split: `train` or `test`.
+
+    Returns:
+        A data set of `(PIL image, label)` with the names in `.classes`.
+
+    Raises:
+        ValueError: an unknown name or split, or a folder that is not there or holds no images.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    kind, _, place = spec.partition(":")
+    if kind == "digits" and not place:
+        return _open_digits(split)
+    if kind == "imagefolder" and place:
+        return _open_image_folder(Path(place), split)
+    if kind in ("cifar10", "cifar100"):
+        cifar = torchvision.datasets.CIFAR10 if kind == "cifar10" else torchvision.datasets.CIFAR100
+        try:
+            return cast(Dataset[tuple[Image.Image, int]], cifar(place or "data", train=split == "train"))
+        except RuntimeError as error:
+            raise ValueError(f"{kind} is not in {place or 'data'!r} ({error})") from error
+    raise ValueError(f"unknown data set {spec!r}; expected cifar10[:ROOT], cifar100[:ROOT], imagefolder:DIR or digits")
+
+
+def _open_image_folder(folder: Path, split: str) -> Dataset[tuple[Image.Image, int]]:
+    chosen = folder / split if (folder / split).is_dir() else folder
+    if not chosen.is_dir():
+        raise ValueError(f"image folder {folder} does not exist; expected DIR/{split}/<class>/<image>")
+    try:
+        return cast(Dataset[tuple[Image.Image, int]], torchvision.datasets.ImageFolder(str(chosen)))
+    except FileNotFoundError as error:
+        raise ValueError(f"image folder {chosen} has no images; expected {chosen}/<class>/<image>") from error
+
+
+def _open_digits(split: str) -> LabeledImages:
+    """Scikit-learn's 1,797 digits, 8 px, scaled to 32 px and three channels; every fifth is a test image."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError(
+            "the digits come with scikit-learn, which is missing; pip install 'itgan_data[digits]'"
+        ) from error
+    digits = load_digits()
+    small = torch.from_numpy(digits.images).float().unsqueeze(1) / 16.0
+    unit = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
+    images = unit_to_uint8(unit).expand(-1, 3, -1, -1).contiguous()
+    held_out = torch.arange(len(images)) % 5 == 4
+    chosen = held_out if split == "test" else ~held_out
+    return LabeledImages(images, torch.from_numpy(digits.target).long(), DIGITS.class_names).select(chosen)

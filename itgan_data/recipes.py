@@ -1,0 +1,247 @@
+"""Train a fresh classifier on batches of images, and test it.
+
+Work is counted in updates, not epochs, so that training sets of different sizes can be given the same number.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import draws
+from .augmentation import DSA, Augmentation, CropFlip
+from .images import Normalization
+
+_AUGMENT_STREAM = 2  # of `draws`, as in the loader: other numbers than those of latents of the same seed
+_SHUFFLE_STREAM = 3
+
+
+class ImageSource(Protocol):
+    """Anything that gives batches of images by index: `LabeledImages`, `SyntheticDataset`."""
+
+    def __len__(self) -> int: ...
+
+    def unit_batch(self, indices: torch.Tensor, epoch: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unit images `[B, C, H, W]` and int64 labels `[B]` at `indices` `[B]`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a classifier is trained: SGD with momentum on augmented batches."""
+
+    steps: int
+    """Updates of the weights."""
+    batch_size: int
+    """Images an update; a smaller training set is taken whole."""
+    lr: float
+    """The highest learning rate of the schedule."""
+    schedule: str = "one-cycle"
+    """`one-cycle`: linear up to `lr` over `warmup`, then linear down to 0. `halves`: `lr`, then `lr / 10`."""
+    warmup: float = 0.2
+    """Share of the steps on the way up (`one-cycle` only)."""
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    """On all parameters."""
+    augmentation: Augmentation | None = None
+    """Applied to standardized images; None for none."""
+    shared_draws: int = 0
+    """How many of the first draws a whole batch shares; 1 gives `DSA` one operation a batch."""
+    precision: str = "float32"
+    """`float32`, or `bfloat16` for autocast (weights stay float32)."""
+    compile: bool = False
+    """Train through torch.compile: faster from a few hundred steps on, but needs a C++ compiler."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
+        if self.schedule not in ("one-cycle", "halves"):
+            raise ValueError(f"schedule must be 'one-cycle' or 'halves', got {self.schedule!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, to be written beside what the recipe produced."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "augmentation": repr(self.augmentation)}
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of update `step`, counted from 0."""
+        if self.schedule == "halves":
+            return self.lr if step < self.steps / 2 else self.lr / 10
+        rising = self.warmup * self.steps
+        if step < rising:
+            return self.lr * (step + 1) / math.ceil(rising)
+        return self.lr * (self.steps - step) / (self.steps - rising)
+
+
+def paper_recipe(epochs: int = 200, *, num_images: int = 50_000, batch_size: int = 256) -> Recipe:
+    """The IT-GAN paper's evaluation: learning rate .01, from half on .001, one DSA operation a batch.
+
+    Source: Zhao and Bilen, "Synthesizing informative training samples with GAN", 2022.
+    """
+    steps = epochs * math.ceil(num_images / batch_size)
+    return Recipe(steps=steps, batch_size=batch_size, lr=0.01, schedule="halves", augmentation=DSA(), shared_draws=1)
+
+
+def fast_recipe(steps: int = 2000, batch_size: int = 128, *, flip: bool = True) -> Recipe:
+    """One cycle with Nesterov momentum on crops and flips, for when thousands of updates must do.
+
+    `flip` is off for images whose mirror images belong to no class, such as digits.
+    """
+    return Recipe(steps=steps, batch_size=batch_size, lr=0.05, nesterov=True, augmentation=CropFlip(flip=flip))
+
+
+def train_classifier(
+    network: nn.Module,
+    source: ImageSource,
+    recipe: Recipe,
+    *,
+    normalization: Normalization,
+    seed: int,
+    device: str | torch.device | None = None,
+    progress: Callable[[int, torch.Tensor], None] | None = None,
+) -> None:
+    """Train `network` in place; it is left on `device`, in evaluation mode.
+
+    Each epoch is a random order of the whole source, cut into whole batches. Order and augmentation depend on
+    `seed` only, not on the device or the global RNG.
+
+    Args:
+        network: takes standardized images to logits.
+        source: the training images.
+        recipe: how to train.
+        normalization: takes unit images to what the network sees.
+        seed: of the order and the augmentation.
+        device: by default where the network is.
+        progress: called after each update with the number of updates so far and the loss, on `device`.
+    """
+    if len(source) == 0:
+        raise ValueError("the training set has no images; expected at least one")
+    device = torch.device(device) if device is not None else _device_of(network)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train()
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+    model = torch.compile(network, dynamic=False) if recipe.compile else network
+    step = 0
+    epoch = 0
+    while step < recipe.steps:
+        for indices in epoch_batches(len(source), recipe.batch_size, seed=seed, epoch=epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate(step)
+            images, labels = training_batch(
+                source, indices, recipe, normalization=normalization, seed=seed, epoch=epoch, device=device
+            )
+            with _autocast(device, recipe.precision):
+                logits = model(images)
+            loss = F.cross_entropy(logits.float(), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            step += 1
+            if progress is not None:
+                progress(step, loss.detach())
+            if step == recipe.steps:
+                break
+        epoch += 1
+    network.eval()
+
+
+def epoch_batches(size: int, batch_size: int, *, seed: int, epoch: int) -> list[torch.Tensor]:
+    """A random order of `range(size)` in whole batches; what is left over waits for another epoch's order."""
+    order = draws.permutation(seed, epoch, size, stream=_SHUFFLE_STREAM)
+    whole = max(size // batch_size, 1) * batch_size
+    return list(torch.split(order[:whole], batch_size))
+
+
+def training_batch(
+    source: ImageSource,
+    indices: torch.Tensor,
+    recipe: Recipe,
+    *,
+    normalization: Normalization,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardized and augmented images, and their labels, on `device`."""
+    unit, labels = source.unit_batch(indices, epoch)
+    images = normalization.standardize(unit.to(device, non_blocking=True))
+    if recipe.augmentation is not None:
+        numbers = draws.uniform(seed, epoch, indices, recipe.augmentation.num_draws, stream=_AUGMENT_STREAM)
+        numbers[:, : recipe.shared_draws] = numbers[0, : recipe.shared_draws]
+        images = recipe.augmentation(images, numbers)
+    return images.contiguous(memory_format=torch.channels_last), labels.to(device, non_blocking=True)
+
+
+def predict_logits(
+    network: nn.Module,
+    source: ImageSource,
+    normalization: Normalization,
+    *,
+    batch_size: int = 500,
+    precision: str = "float32",
+) -> torch.Tensor:
+    """Logits `[N, num_classes]`, float32 on the CPU, of all images of `source`, in evaluation mode."""
+    return _predict(network, source, normalization, batch_size, precision)[0]
+
+
+def accuracy(
+    network: nn.Module,
+    source: ImageSource,
+    normalization: Normalization,
+    *,
+    batch_size: int = 500,
+    precision: str = "float32",
+) -> float:
+    """Share, in [0, 1], of the images of `source` whose highest logit is their label's.
+
+    On synthetic images and a network trained on real ones this is the agreement with the conditioning label.
+    """
+    logits, labels = _predict(network, source, normalization, batch_size, precision)
+    return float((logits.argmax(dim=1) == labels).double().mean())
+
+
+@torch.no_grad()
+def _predict(
+    network: nn.Module, source: ImageSource, normalization: Normalization, batch_size: int, precision: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if len(source) == 0:
+        raise ValueError("the test set has no images; expected at least one")
+    device = _device_of(network)
+    was_training = network.training
+    network.eval()
+    all_logits, all_labels = [], []
+    for indices in torch.split(torch.arange(len(source)), batch_size):
+        unit, labels = source.unit_batch(indices, 0)
+        images = normalization.standardize(unit.to(device)).contiguous(memory_format=torch.channels_last)
+        with _autocast(device, precision):
+            logits = network(images)
+        all_logits.append(logits.float())
+        all_labels.append(labels)
+    network.train(was_training)
+    return torch.cat(all_logits).cpu(), torch.cat(all_labels).cpu()
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

@@ -1,0 +1,152 @@
+"""Pools of trained networks, in whose embedding spaces real and synthetic images are matched."""
+
+import logging
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from .. import draws
+from ..checkpoint import load_checkpoint, save_checkpoint
+from ..images import LabeledImages, Normalization
+from ..networks import Classifier, create_network
+from ..recipes import accuracy, fast_recipe, train_classifier
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """Which networks are trained, and how often each is kept."""
+
+    num_networks: int = 3
+    network: str = "convnet"
+    width: int = 128
+    """Channels of a ConvNet's blocks; other networks have one width."""
+    steps: int = 1600
+    """Updates a network."""
+    batch_size: int = 128
+    snapshots: int = 4
+    """States kept of each network, evenly spaced, the last one at its end."""
+    validation_images: int = 2000
+    """Real images kept out of training, for the accuracy that is noted with each snapshot."""
+    flips: bool = True
+    """Whether training images are mirrored at random."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What training computes in; weights stay float32."""
+    compile: bool = False
+    """Fuse the network with torch.compile: several times faster on the CPU, but needs a C++ compiler."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_networks", "width", "steps", "batch_size", "snapshots", "validation_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.steps < self.snapshots:
+            raise ValueError(f"{self.steps} steps cannot give {self.snapshots} snapshots; raise steps")
+
+
+class EmbeddingPool:
+    """States of one frozen classifier, and the validation accuracy of each.
+
+    One network serves all states, so that it is compiled once and the pool costs the memory of its weights.
+    """
+
+    def __init__(self, network: Classifier, states: list[dict[str, torch.Tensor]], accuracies: list[float]) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.states = states
+        self.accuracies = accuracies
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def load(self, number: int) -> None:
+        """Put the network in state `number`."""
+        self.network.load_state_dict(self.states[number])
+
+    def load_drawn(self, seed: int, step: int) -> None:
+        """Put the network in the state that is drawn, uniformly, for this step."""
+        pick = draws.uniform(seed, step, torch.zeros(1, dtype=torch.int64), 1)
+        self.load(int(pick * len(self)))
+
+    def load_best(self) -> None:
+        """Put the network in its most accurate state, for inversion's features."""
+        self.load(max(range(len(self)), key=self.accuracies.__getitem__))
+
+
+def build_pool(
+    real_images: LabeledImages,
+    config: PoolConfig,
+    *,
+    normalization: Normalization,
+    seed: int,
+    workdir: str | os.PathLike[str],
+) -> EmbeddingPool:
+    """Train the networks of a pool, or read those that `workdir` holds already.
+
+    A network is written when it is complete, so a killed run repeats one network at most.
+    """
+    device = real_images.images.device
+    states, accuracies = [], []
+    work = {**asdict(config), "normalization": asdict(normalization), "data": real_images.fingerprint}
+    for number in range(config.num_networks):
+        folder, network_work = Path(workdir) / f"network-{number:03d}", {**work, "seed": seed + number}
+        found = load_checkpoint(folder, config=network_work)
+        if found is None:
+            tensors, scores = _train(real_images, config, normalization, seed + number)
+            results = {"accuracies": scores}
+            save_checkpoint(folder, tensors, step=config.steps, config=network_work, results=results)
+        else:
+            tensors, scores = found.tensors, found.results["accuracies"]
+        states += [_state(tensors, f"{snapshot}.", device) for snapshot in range(config.snapshots)]
+        accuracies += scores
+    logger.info("pool of %d states, accuracy %.2f to %.2f", len(states), min(accuracies), max(accuracies))
+    return EmbeddingPool(_network(real_images, config, seed), states, accuracies)
+
+
+def _network(real_images: LabeledImages, config: PoolConfig, seed: int) -> Classifier:
+    network = create_network(
+        config.network,
+        real_images.num_classes,
+        image_shape=real_images.image_shape,
+        width=config.width,
+        rng=draws.make_rng(seed),
+    )
+    return network.to(real_images.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _train(
+    real_images: LabeledImages, config: PoolConfig, normalization: Normalization, seed: int
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Train one network; the tensors `snapshot.name` of its snapshots and their validation accuracies."""
+    order = draws.permutation(seed, 0, len(real_images)).to(real_images.images.device)
+    held_out = min(config.validation_images, len(real_images) // 5)
+    validation = real_images.select(order[:held_out])
+    training = real_images.select(order[held_out:])
+    network = _network(real_images, config, seed)
+    due = [config.steps * (number + 1) // config.snapshots for number in range(config.snapshots)]
+    tensors: dict[str, torch.Tensor] = {}
+    accuracies: list[float] = []
+
+    def keep(step: int, loss: torch.Tensor) -> None:
+        bar.update()
+        if step in due:
+            prefix = f"{len(accuracies)}."
+            tensors.update({prefix + name: value.clone() for name, value in network.state_dict().items()})
+            accuracies.append(accuracy(network, validation, normalization))
+            bar.set_postfix_str(f"validation accuracy {100 * accuracies[-1]:.1f}%")
+
+    with tqdm(total=config.steps, desc=f"embedding network {seed}", unit="step") as bar:
+        recipe = replace(
+            fast_recipe(config.steps, config.batch_size, flip=config.flips),
+            precision=config.precision,
+            compile=config.compile,
+        )
+        train_classifier(network, training, recipe, normalization=normalization, seed=seed, progress=keep)
+    return tensors, accuracies
+
+
+def _state(tensors: dict[str, torch.Tensor], prefix: str, device: torch.device) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value.to(device) for name, value in tensors.items() if name.startswith(prefix)}

@@ -149,6 +149,9 @@ class Operation:
     def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         return self.function(images, draws)
 
+    def __repr__(self) -> str:
+        return self.function.__name__
+
 
 OPERATIONS = {
     "color": Operation(color, 3),
@@ -238,6 +241,9 @@ class Compose:
     def __init__(self, *augmentations: Augmentation) -> None:
         self.augmentations = augmentations
         self.num_draws = sum(augmentation.num_draws for augmentation in augmentations)
+
+    def __repr__(self) -> str:
+        return f"Compose({', '.join(map(repr, self.augmentations))})"
 
     def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         start = 0

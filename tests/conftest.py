@@ -79,6 +79,12 @@ def killed_at_rename() -> Callable[..., bool]:
     return run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The tensors are too small to be shared out, and threads that wait for a busy core slow tests down tenfold."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def fixture_folder() -> Path:
     """Tensors made by other implementations."""

@@ -6,8 +6,10 @@ Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT
 import logging
 import math
 import os
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -76,8 +78,10 @@ class Condenser:
         device: str | torch.device | None = None,
     ) -> None:
         self.config = config
-        self._temporary = tempfile.TemporaryDirectory() if workdir is None else None
-        self.workdir = Path(workdir if self._temporary is None else self._temporary.name)  # type: ignore[arg-type]
+        if workdir is None:
+            workdir = tempfile.mkdtemp(prefix="condenser-")
+            weakref.finalize(self, shutil.rmtree, workdir, ignore_errors=True)
+        self.workdir = Path(workdir)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.generator = generator.to(self.device).eval().requires_grad_(False)
         real_images = load_images(real_dataset, image_shape=tuple(generator.image_shape))  # type: ignore[arg-type]
@@ -117,7 +121,7 @@ class Condenser:
             seed=self.config.seed,
             workdir=self.workdir / "pool",
         )
-        self._check_time()
+        self._check_time(time.monotonic())
         generate, embed = self._computing(self.generator), self._computing(pool.network.embed)
         start = self._invert(generate, embed, pool)
         start.save(self.workdir / "inversion.safetensors", dtype=torch.float32)
@@ -152,7 +156,8 @@ class Condenser:
         pool.load_best()
         done, loss = len(latents), 0.0
         with tqdm(total=len(indices), initial=done, desc="inversion", unit="image") as bar:
-            for places in torch.split(torch.arange(done, len(indices)), config.inversion.batch_size):
+            for first in range(done, len(indices), config.inversion.batch_size):
+                places = slice(first, first + config.inversion.batch_size)
                 inverted, losses = invert(
                     generate,
                     embed,
@@ -164,9 +169,9 @@ class Condenser:
                 loss += float(losses.sum())
                 latents = torch.cat([latents, inverted.cpu()])
                 save_checkpoint(folder, {"start": start, "latents": latents}, step=len(latents), config=self._work)
-                bar.update(len(places))
+                bar.update(len(inverted))
                 bar.set_postfix_str(f"loss {loss / (len(latents) - done):.4f}")
-                self._check_time()
+                self._check_time(time.monotonic())
         labels = torch.arange(len(self.chosen)).repeat_interleave(self.chosen.shape[1])
         return LatentSet(latents, labels, source_index=indices)
 
@@ -203,11 +208,11 @@ class Condenser:
                 step += 1
                 bar.update()
                 bar.set_postfix_str(f"loss {float(loss):.4f}", refresh=False)
-                late = time.monotonic() > self._deadline
-                if late or step == config.steps or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                now = time.monotonic()
+                if step == config.steps or now > min(saved + 60 * config.checkpoint_minutes, self._deadline):
                     self._keep(folder, latents, optimizer, step)
-                    saved = time.monotonic()
-                self._check_time()
+                    saved = now
+                self._check_time(now)
         return LatentSet(latents.detach().cpu(), start.labels, source_index=start.source_index)
 
     def _keep(self, folder: Path, latents: torch.Tensor, optimizer: torch.optim.Adam, step: int) -> None:
@@ -229,8 +234,8 @@ class Condenser:
         }
         return found.step
 
-    def _check_time(self) -> None:
-        if time.monotonic() > self._deadline:
+    def _check_time(self, now: float) -> None:
+        if now > self._deadline:
             raise OutOfTimeError(f"out of time; the work so far is in {self.workdir}, run again to go on")
 
 

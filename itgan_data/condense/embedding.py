@@ -93,7 +93,7 @@ def build_pool(
     work = {**asdict(config), "normalization": asdict(normalization), "data": real_images.fingerprint}
     for number in range(config.num_networks):
         folder, network_work = Path(workdir) / f"network-{number:03d}", {**work, "seed": seed + number}
-        found = load_checkpoint(folder, config=network_work)
+        found = load_checkpoint(folder, config=network_work, may_differ=("num_networks",))  # a pool may grow
         if found is None:
             tensors, scores = _train(real_images, config, normalization, seed + number)
             results = {"accuracies": scores}

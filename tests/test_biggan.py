@@ -1,0 +1,278 @@
+"""The training form of BigGAN and the frozen one that is folded from it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from itgan_data.files import load_tensors, save_tensors, sha256_of
+from itgan_data.generators.biggan import BigGAN, BigGANConfig, SpectralConv2d
+from itgan_data.generators.inference import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    FrozenBigGAN,
+    UpsampleConv2d,
+    build_generator,
+    describe_generator,
+    fold,
+    load_generator,
+    save_generator,
+)
+
+CONFIG = BigGANConfig(num_classes=3, latent_dim=8, channels=(12, 8, 16))
+LABELS = torch.arange(9) % 3
+
+
+def make_latents(count: int = 9, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(count, CONFIG.latent_dim, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def trained_generator(dtype: torch.dtype = torch.float32) -> BigGAN:
+    """One whose batch statistics, singular vectors and class tables are far from where they began."""
+    generator = BigGAN(CONFIG).to(dtype)
+    rng = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=rng, dtype=dtype)
+        for seed in range(20):
+            generator(make_latents(seed=seed, dtype=dtype), LABELS)
+    return generator.eval()
+
+
+@pytest.fixture
+def generator() -> BigGAN:
+    return trained_generator()
+
+
+@pytest.fixture
+def frozen(generator: BigGAN) -> FrozenBigGAN:
+    return fold(generator)
+
+
+class TestConfig:
+    def test_the_default_is_the_references_generator(self) -> None:
+        generator = BigGAN(BigGANConfig())
+        assert sum(parameter.numel() for parameter in generator.parameters()) == 4_304_387
+        assert generator.image_shape == (3, 32, 32)
+
+    @pytest.mark.parametrize(("channels", "side"), [((8, 8), 8), ((8, 8, 8), 16), ((4, 8, 4, 8, 4), 64)])
+    def test_every_block_doubles_the_side(self, channels: tuple[int, ...], side: int) -> None:
+        generator = BigGAN(BigGANConfig(channels=channels, latent_dim=4)).eval()
+        images = generator(torch.randn(2, 4), torch.tensor([0, 9]))
+        assert images.shape == (2, *generator.image_shape) == (2, 3, side, side)
+
+    def test_json_gives_it_back(self) -> None:
+        description = json.loads(json.dumps(describe_generator(fold(BigGAN(CONFIG)))))
+        assert BigGANConfig(**description["arguments"]) == CONFIG
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+            ({"latent_dim": -1}, "latent_dim must be at least 1, got -1"),
+            ({"channels": (8,)}, r"channels must be two or more positive numbers, got \(8,\)"),
+            ({"channels": (8, 0)}, "channels must be two or more positive numbers"),
+        ],
+    )
+    def test_bad_values_are_refused(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            BigGANConfig(**options)
+
+
+class TestTrainingForm:
+    def test_weights_follow_the_rng_and_nothing_else(self, global_rng_untouched: None) -> None:
+        first, again, other = (
+            BigGAN(CONFIG, rng=torch.Generator().manual_seed(seed)).linear.weight for seed in (3, 3, 4)
+        )
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_spectral_norm_comes_to_the_largest_singular_value(self) -> None:
+        conv = SpectralConv2d(5, 7, 3, torch.Generator().manual_seed(0))
+        for _ in range(200):
+            conv(torch.zeros(1, 5, 4, 4))
+        normalized = conv.eval().normalized_weight()
+        assert torch.linalg.matrix_norm(normalized.flatten(1), ord=2).item() == pytest.approx(1, abs=1e-4)
+        divisor = conv.weight / normalized
+        torch.testing.assert_close(divisor, divisor[0, 0, 0, 0].expand_as(divisor))
+
+    def test_images_are_signed_and_differ_by_class_and_latent(self, generator: BigGAN) -> None:
+        images = generator(make_latents(), LABELS)
+        assert images.abs().max() <= 1
+        assert images.std() > 0.1
+        for other in (generator(make_latents(), LABELS.roll(1)), generator(make_latents(seed=9), LABELS)):
+            assert (other - images).abs().amax(dim=(1, 2, 3)).min() > 0.05
+
+    def test_training_moves_the_statistics_and_evaluation_does_not(self, generator: BigGAN) -> None:
+        def buffers() -> list[torch.Tensor]:
+            return [buffer.clone() for buffer in generator.buffers()]
+
+        before = buffers()
+        generator(make_latents(), LABELS)
+        assert all(map(torch.equal, buffers(), before))
+        generator.train()(make_latents(), LABELS)
+        assert not any(map(torch.equal, buffers(), before))
+
+    def test_gradients_reach_every_parameter(self, generator: BigGAN) -> None:
+        generator.train()(make_latents(), LABELS).square().sum().backward()
+        for name, parameter in generator.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
+
+
+class TestFold:
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
+    def test_images_are_equal(self, dtype: torch.dtype, tolerance: float) -> None:
+        generator = trained_generator(dtype)
+        latents = make_latents(dtype=dtype)
+        expected = generator(latents, LABELS)
+        images = fold(generator)(latents, LABELS)
+        assert images.dtype == dtype
+        torch.testing.assert_close(images, expected, rtol=0, atol=tolerance)
+
+    def test_gradients_are_equal(self) -> None:
+        generator = trained_generator(torch.float64)
+        gradients = []
+        for form in (generator, fold(generator)):
+            latents = make_latents(dtype=torch.float64).requires_grad_(True)
+            (gradient,) = torch.autograd.grad(form(latents, LABELS).square().sum(), latents)
+            gradients.append(gradient)
+        assert gradients[0].abs().max() > 0.01
+        torch.testing.assert_close(*gradients)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_leaves_the_training_form_as_it_was(self, generator: BigGAN, training: bool) -> None:
+        generator.train(training)
+        before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+        fold(generator)
+        assert generator.training is training
+        assert all(torch.equal(tensor, before[name]) for name, tensor in generator.state_dict().items())
+
+    def test_shares_no_memory_with_it(self, generator: BigGAN, frozen: FrozenBigGAN) -> None:
+        before = frozen(make_latents(), LABELS)
+        with torch.no_grad():
+            for tensor in (*generator.parameters(), *generator.buffers()):
+                tensor.zero_()
+        assert torch.equal(frozen(make_latents(), LABELS), before)
+
+    def test_leaves_the_global_rng_alone(self, generator: BigGAN, global_rng_untouched: None) -> None:
+        fold(generator)(make_latents(), LABELS)
+
+
+def test_parity_convolutions_equal_upsampling_and_convolution() -> None:
+    rng = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 5, 4, 6, generator=rng, dtype=torch.float64)
+    conv = UpsampleConv2d(5, 7, 3).double()
+    with torch.no_grad():
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=rng))
+        conv.bias.copy_(torch.randn(conv.bias.shape, generator=rng))
+        expected = F.conv2d(F.interpolate(maps, scale_factor=2.0, mode="nearest"), conv.weight, conv.bias, padding=1)
+        torch.testing.assert_close(conv(maps), expected)
+
+
+class TestFrozenForm:
+    @pytest.mark.parametrize("chunk", [1, 2, 5])
+    def test_an_image_does_not_depend_on_its_batch(self, frozen: FrozenBigGAN, chunk: int) -> None:
+        latents = make_latents()
+        whole = frozen(latents, LABELS)
+        parts = [frozen(*pair) for pair in zip(latents.split(chunk), LABELS.split(chunk), strict=True)]
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-6)
+
+    def test_training_mode_changes_nothing(self, frozen: FrozenBigGAN) -> None:
+        before = frozen(make_latents(), LABELS)
+        assert torch.equal(frozen.train()(make_latents(), LABELS), before)
+
+    def test_gradients_reach_the_latents_only(self, frozen: FrozenBigGAN) -> None:
+        latents = make_latents().requires_grad_(True)
+        frozen(latents, LABELS).square().sum().backward()
+        assert latents.grad is not None
+        assert (latents.grad != 0).any(dim=1).all()
+        assert not [name for name, parameter in frozen.named_parameters() if parameter.requires_grad]
+        assert not [name for name, parameter in frozen.named_parameters() if parameter.grad is not None]
+
+    def test_bfloat16_is_near(self, frozen: FrozenBigGAN) -> None:
+        exact = frozen(make_latents(), LABELS)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = frozen(make_latents(), LABELS)
+        assert rounded.dtype == torch.bfloat16
+        assert (rounded.float() - exact).abs().mean() < 0.03 * exact.std()
+
+    def test_half_latents_are_taken(self, frozen: FrozenBigGAN) -> None:
+        latents = make_latents().half()
+        assert torch.equal(frozen(latents, LABELS), frozen(latents.float(), LABELS))
+
+
+class TestSaveAndLoad:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, frozen: FrozenBigGAN) -> Path:
+        save_generator(tmp_path / "generator", frozen)
+        return tmp_path / "generator"
+
+    def test_round_trip(self, folder: Path, frozen: FrozenBigGAN, global_rng_untouched: None) -> None:
+        loaded = load_generator(folder)
+        assert loaded.config == frozen.config
+        assert torch.equal(loaded(make_latents(), LABELS), frozen(make_latents(), LABELS))
+        assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+    def test_float16_halves_the_file_and_is_used_in_float32(self, folder: Path, frozen: FrozenBigGAN) -> None:
+        large = (folder / WEIGHTS_FILE).stat().st_size
+        save_generator(folder, frozen, dtype=torch.float16)
+        assert (folder / WEIGHTS_FILE).stat().st_size < 0.6 * large
+        images = load_generator(folder)(make_latents(), LABELS)
+        assert images.dtype == torch.float32
+        torch.testing.assert_close(images, frozen(make_latents(), LABELS), rtol=0, atol=0.02)
+
+    def test_a_damaged_file_is_refused(self, folder: Path) -> None:
+        content = (folder / WEIGHTS_FILE).read_bytes()
+        (folder / WEIGHTS_FILE).write_bytes(content[:-4])
+        with pytest.raises(ValueError, match=r"generator\.safetensors does not match its sha256"):
+            load_generator(folder)
+
+    @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
+    def test_a_missing_file_is_named(self, folder: Path, name: str) -> None:
+        (folder / name).unlink()
+        with pytest.raises(FileNotFoundError, match=f"holds no {name}; expected a bundle or a trained generator"):
+            load_generator(folder)
+
+    def test_a_folder_of_something_else_is_refused(self, folder: Path) -> None:
+        (folder / CONFIG_FILE).write_text("{}")
+        with pytest.raises(ValueError, match="has no key 'generator'"):
+            load_generator(folder)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"linear.bias": None}, r"'linear\.bias': expected shape \(192,\), got None"),
+            ({"extra": torch.zeros(2)}, r"'extra': expected shape None, got \(2,\)"),
+            ({"linear.bias": torch.zeros(3)}, r"'linear\.bias': expected shape \(192,\), got \(3,\)"),
+            ({"linear.bias": torch.full((192,), torch.nan)}, "'linear.bias' holds values that are not finite"),
+        ],
+    )
+    def test_tensors_that_do_not_fit_are_refused(self, folder: Path, change: dict[str, Any], message: str) -> None:
+        tensors = load_tensors(folder / WEIGHTS_FILE) | change
+        save_tensors(folder / WEIGHTS_FILE, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        config["sha256"][WEIGHTS_FILE] = sha256_of(folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=message):
+            load_generator(folder)
+
+    @pytest.mark.parametrize(
+        ("description", "message"),
+        [
+            ({"architecture": "stylegan", "arguments": {}}, "unknown architecture 'stylegan'; expected 'biggan'"),
+            ({"architecture": "biggan"}, "the arguments of the generator are not those of a BigGAN"),
+            ({"architecture": "biggan", "arguments": {"depth": 3}}, "are not those of a BigGAN .*depth"),
+            ({"architecture": "biggan", "arguments": {"latent_dim": 0}}, "latent_dim must be at least 1"),
+        ],
+    )
+    def test_an_unknown_description_is_refused(self, description: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            build_generator(description, {})
+
+    def test_only_the_frozen_form_is_described(self, generator: BigGAN) -> None:
+        with pytest.raises(ValueError, match=r"expected a FrozenBigGAN \(see fold\), got BigGAN"):
+            describe_generator(generator)

@@ -1,0 +1,268 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from itgan_data.augmentation import diff_augment
+from itgan_data.checkpoint import MANIFEST
+from itgan_data.files import read_json
+from itgan_data.generators.biggan import BigGAN, BigGANConfig
+from itgan_data.generators.discriminator import ProjectionDiscriminator, discriminator_hinge, generator_hinge
+from itgan_data.generators.inference import fold, load_generator
+from itgan_data.generators.training import GeneratorTrainer, GeneratorTrainerConfig
+from itgan_data.images import LabeledImages
+
+CONFIG = GeneratorTrainerConfig(
+    generator=BigGANConfig(num_classes=3, latent_dim=8, channels=(8, 8, 8, 8)),
+    discriminator_channels=8,
+    steps=4,
+    batch_size=4,
+    precision="float32",
+    preview_steps=2,
+)
+LATENTS = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(6) % 3
+
+
+def real_images(count: int = 12, side: int = 32, num_classes: int = 3) -> LabeledImages:
+    pixels = torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % num_classes
+    return LabeledImages(pixels.to(torch.uint8), labels, [str(label) for label in range(num_classes)])
+
+
+def make_trainer(workdir: Path, config: GeneratorTrainerConfig = CONFIG) -> GeneratorTrainer:
+    return GeneratorTrainer(config, real_images(), workdir=workdir, device="cpu")
+
+
+def train(workdir: Path, config: GeneratorTrainerConfig = CONFIG) -> BigGAN:
+    return make_trainer(workdir, config).run()
+
+
+def everything(workdir: Path) -> tuple[int, list[str]]:
+    """The step and the checksums of all that training goes on from: weights, buffers, averages, optimisers."""
+    manifest = read_json(workdir / "checkpoint" / MANIFEST)
+    return manifest["step"], list(manifest["pieces"].values())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[str]]:
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    train(workdir)
+    return everything(workdir)
+
+
+class TestResuming:
+    @pytest.mark.parametrize("step", [1, 2, 3])
+    def test_a_prolonged_run_ends_as_a_long_one(
+        self, tmp_path: Path, step: int, uninterrupted: tuple[int, list[str]], global_rng_untouched: None
+    ) -> None:
+        train(tmp_path, replace(CONFIG, steps=step))
+        assert everything(tmp_path)[0] == step
+        train(tmp_path)
+        assert everything(tmp_path) == uninterrupted
+
+    @pytest.mark.parametrize("calls", range(5))
+    def test_an_error_in_the_middle_of_a_step_spoils_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, uninterrupted: tuple[int, list[str]]
+    ) -> None:
+        """Ctrl-C between the updates of the discriminator and of the generator, which take turns."""
+        left, update = iter(range(calls)), torch.optim.Adam.step
+
+        def update_or_stop(optimizer: torch.optim.Adam) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            update(optimizer)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", update_or_stop)
+            with pytest.raises(KeyboardInterrupt):
+                train(tmp_path, replace(CONFIG, checkpoint_minutes=1e-9))
+        train(tmp_path)
+        assert everything(tmp_path) == uninterrupted
+
+    @pytest.mark.parametrize("rename", [2, 3, 6, 9])
+    def test_a_killed_run_goes_on(
+        self, tmp_path: Path, rename: int, uninterrupted: tuple[int, list[str]], killed_at_rename: Callable[..., bool]
+    ) -> None:
+        assert killed_at_rename(rename, train, tmp_path, replace(CONFIG, checkpoint_minutes=1e-9))
+        train(tmp_path)
+        assert everything(tmp_path) == uninterrupted
+
+    def test_a_finished_run_gives_its_generator_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = train(tmp_path)(LATENTS, LABELS)
+        monkeypatch.delattr(GeneratorTrainer, "train_step")
+        assert torch.equal(train(tmp_path)(LATENTS, LABELS), first)
+
+    def test_a_run_that_has_not_stepped_yet_resumes_too(
+        self, tmp_path: Path, uninterrupted: tuple[int, list[str]]
+    ) -> None:
+        make_trainer(tmp_path).save()
+        train(tmp_path)
+        assert everything(tmp_path) == uninterrupted
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"lr_generator": 1e-3}, r"lr_generator=0\.0002, not 0\.001"),
+            ({"seed": 1}, "seed=0, not 1"),
+            ({"generator": replace(CONFIG.generator, latent_dim=9)}, r"generator\.latent_dim=8, not 9"),
+        ],
+    )
+    def test_another_configuration_is_refused_by_name(
+        self, tmp_path: Path, change: dict[str, Any], message: str
+    ) -> None:
+        make_trainer(tmp_path).save()
+        with pytest.raises(ValueError, match=message):
+            make_trainer(tmp_path, replace(CONFIG, **change))
+
+    def test_other_data_are_refused(self, tmp_path: Path) -> None:
+        make_trainer(tmp_path).save()
+        with pytest.raises(ValueError, match="holds work with data="):
+            GeneratorTrainer(CONFIG, real_images(13), workdir=tmp_path, device="cpu")
+
+
+class TestRun:
+    def test_what_it_leaves(self, tmp_path: Path) -> None:
+        average = train(tmp_path)
+        assert not average.training
+        loaded = load_generator(tmp_path / "generator")
+        assert torch.equal(loaded(LATENTS, LABELS), fold(average)(LATENTS, LABELS))
+        samples = sorted((tmp_path / "samples").iterdir())
+        assert [path.name for path in samples] == ["0000002.png", "0000004.png"]
+        with Image.open(samples[0]) as grid:
+            assert grid.size == (2 + 10 * 34, 2 + 3 * 34)  # ten images of each class
+        assert max(file.stat().st_size for file in tmp_path.rglob("*.*")) < 16_000_000
+
+    def test_max_minutes_stops_it_with_a_checkpoint(self, tmp_path: Path) -> None:
+        make_trainer(tmp_path).run(max_minutes=0)
+        assert everything(tmp_path)[0] == 1
+        assert load_generator(tmp_path / "generator").image_shape == (3, 32, 32)
+
+    def test_bfloat16_keeps_float32_weights(self, tmp_path: Path) -> None:
+        average = train(tmp_path, replace(CONFIG, precision="bfloat16"))
+        assert {tensor.dtype for tensor in average.state_dict().values()} == {torch.float32}
+        assert average(LATENTS, LABELS).isfinite().all()
+
+    def test_without_a_decay_the_average_is_the_generator(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, replace(CONFIG, ema_decay=0.0))
+        average = trainer.run()
+        for name, tensor in trainer.generator.state_dict().items():
+            torch.testing.assert_close(average.state_dict()[name], tensor)
+
+    def test_the_average_lags_behind_the_generator(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path)
+        start = trainer.average.linear.weight.clone()
+        average = trainer.run().linear.weight
+        current = trainer.generator.linear.weight
+        assert 0 < (average - start).norm() < (current - start).norm()
+
+
+class TestStep:
+    @pytest.mark.parametrize(
+        ("training", "loss"), [("lr_discriminator", 0), ("lr_generator", 1)], ids=["discriminator", "generator"]
+    )
+    def test_each_side_lowers_its_own_loss(self, tmp_path: Path, training: str, loss: int) -> None:
+        """The other side stands still."""
+        still = {"lr_discriminator": 1e-9, "lr_generator": 1e-9}
+        trainer = make_trainer(tmp_path, replace(CONFIG, **(still | {training: 5e-3}), augmentation=""))
+        losses = [trainer.train_step()[loss] for _ in range(40)]
+        assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 0.05
+
+    def test_the_discriminator_sees_every_real_image_once_a_pass(self, tmp_path: Path) -> None:
+        """Twelve images, two updates of the discriminator with four each a step: two passes are three steps."""
+        trainer = make_trainer(tmp_path, replace(CONFIG, augmentation="", flips=False, discriminator_steps=2))
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        trainer.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+        for _ in range(3):
+            trainer.train_step()
+        assert [len(images) for images, _ in seen] == [8, 8, 4] * 3  # real and synthetic; synthetic alone
+        known = {image.numpy().tobytes(): number for number, image in enumerate(real_images().images)}
+        shown = []
+        for images, labels in [call for call in seen if len(call[0]) == 8]:
+            for image, label in zip(images[:4], labels[:4], strict=True):
+                shown.append(known[((image + 1) * 127.5).round().to(torch.uint8).contiguous().numpy().tobytes()])
+                assert label == shown[-1] % 3
+        assert sorted(shown[:12]) == sorted(shown[12:]) == list(range(12))
+        assert shown[:12] != shown[12:]
+
+    def test_flips_mirror_about_half_of_the_real_images(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, replace(CONFIG, augmentation="", batch_size=60))
+        seen: list[torch.Tensor] = []
+        trainer.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        trainer.train_step()
+        plain = {image.numpy().tobytes() for image in real_images().images}
+        shown = ((seen[0][:60] + 1) * 127.5).round().to(torch.uint8).contiguous()
+        mirrored = [image.numpy().tobytes() not in plain for image in shown]
+        assert 15 < sum(mirrored) < 45
+        assert all(image.flip(2).contiguous().numpy().tobytes() in plain for image in shown[torch.tensor(mirrored)])
+
+    def test_real_and_synthetic_images_are_augmented(self, tmp_path: Path) -> None:
+        calls = []
+
+        class Recorded:
+            num_draws = diff_augment("cutout").num_draws
+
+            def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+                calls.append(draws)
+                return diff_augment("cutout")(images, draws)
+
+        trainer = make_trainer(tmp_path)
+        trainer.augment = Recorded()  # type: ignore[assignment]
+        trainer.train_step()
+        trainer.train_step()
+        assert [len(draws) for draws in calls] == [8, 4, 8, 4]
+        assert len({tuple(row.tolist()) for draws in calls for row in draws}) == 24  # none shared
+
+
+class TestBadInput:
+    def test_another_number_of_classes(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="data set has 2 classes and the generator is configured for 3; set num_"):
+            GeneratorTrainer(CONFIG, real_images(num_classes=2), workdir=tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_another_image_size(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"shape \(3, 16, 16\) .*, expected \(3, 32, 32\)"):
+            GeneratorTrainer(CONFIG, real_images(side=16), workdir=tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"steps": 0}, "steps must be at least 1, got 0"),
+            ({"lr_generator": 0.0}, r"lr_generator must be positive, got 0\.0"),
+            ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\), got 1\.0"),
+            ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16', got 'float16'"),
+            ({"augmentation": "colour"}, "unknown operation 'colour'"),
+        ],
+    )
+    def test_configuration(self, change: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            replace(CONFIG, **change)
+
+
+class TestDiscriminator:
+    @pytest.mark.parametrize("side", [8, 16, 32, 64])
+    def test_scores_each_image_by_itself(self, side: int) -> None:
+        discriminator = ProjectionDiscriminator(8, 3, side, torch.Generator().manual_seed(0)).eval()
+        images = torch.randn(6, 3, side, side, generator=torch.Generator().manual_seed(1))
+        scores = discriminator(images, LABELS)
+        assert scores.shape == (6,)
+        apart = [discriminator(images[row : row + 1], LABELS[row : row + 1]) for row in range(6)]
+        torch.testing.assert_close(torch.cat(apart), scores)
+
+    def test_the_label_counts(self) -> None:
+        discriminator = ProjectionDiscriminator(8, 3, 8, torch.Generator().manual_seed(0)).eval()
+        images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        assert (discriminator(images, LABELS) != discriminator(images, LABELS.roll(1))).all()
+
+    def test_hinge_losses(self) -> None:
+        zeros = torch.zeros(4)
+        assert discriminator_hinge(zeros, zeros) == 2
+        assert discriminator_hinge(zeros + 1, zeros - 1) == 0
+        assert discriminator_hinge(zeros + 9, zeros - 9) == 0  # sure is sure
+        assert discriminator_hinge(torch.tensor([3.0, 0.5]), torch.tensor([-3.0, 0.5])) == 0.25 + 0.75
+        assert generator_hinge(torch.tensor([1.0, 3.0])) == -2

@@ -31,7 +31,7 @@ from itgan_data.draws import make_rng
 from itgan_data.evaluation.protocol import Results, RowKey, SeedResult, environment, evaluate
 from itgan_data.files import sha256_of, write_atomically
 from itgan_data.images import LabeledImages, load_images, open_dataset, to_pil
-from itgan_data.latents import LatentSet, RandomLatents
+from itgan_data.latents import LatentSet, LatentSource, RandomLatents
 from itgan_data.networks import NETWORKS
 from itgan_data.recipes import ImageSource, Recipe, fast_recipe, paper_recipe
 
@@ -174,6 +174,12 @@ def whole_row(setting: Setting) -> Row:
     return Row(name="real-whole", key=key, make=lambda seed: setting.train, seeds=setting.seeds[:1])
 
 
+def synthetic(setting: Setting, latents: LatentSource) -> SyntheticDataset:
+    """The bundle's generator at some latents, computing in the recipe's precision."""
+    dtype = getattr(torch, setting.recipe.precision)
+    return SyntheticDataset(setting.bundle.generator, latents, device=setting.device, dtype=dtype)
+
+
 def gan_row(setting: Setting, kind: str) -> Row:
     """Normal draws: other ones every epoch (`fresh`), or as many as the bundle has latents (`fixed`)."""
     bundle = setting.bundle
@@ -182,9 +188,9 @@ def gan_row(setting: Setting, kind: str) -> Row:
     def make(seed: int) -> ImageSource:
         draws = RandomLatents(count, bundle.generator.latent_dim, bundle.generator.num_classes, seed=seed)
         if kind == "fresh":
-            return SyntheticDataset(bundle.generator, draws, device=setting.device)
+            return synthetic(setting, draws)
         fixed = LatentSet(*draws.batch(torch.arange(count)))
-        return SyntheticDataset(bundle.generator, fixed, device=setting.device)
+        return synthetic(setting, fixed)
 
     key = RowKey(
         num_images=None if kind == "fresh" else count,
@@ -203,7 +209,7 @@ def inversion_row(setting: Setting, file: Path) -> Row:
         LatentSet.load(file).save(stored, dtype=getattr(torch, bundle.config["latents"]["dtype"]))
         latents = LatentSet.load(stored)
         num_bytes = bundle.num_bytes - stored_bytes + stored.stat().st_size
-    source = SyntheticDataset(bundle.generator, latents, device=setting.device)
+    source = synthetic(setting, latents)
     content = f"latents {sha256_of(file)[:12]}, {generator_checksum(bundle)}"
     key = RowKey(num_images=len(latents), num_bytes=num_bytes, content=content)
     return Row(name="inversion", key=key, make=lambda seed: source, seeds=setting.seeds)
@@ -212,7 +218,7 @@ def inversion_row(setting: Setting, file: Path) -> Row:
 def bundle_row(setting: Setting) -> Row:
     """The bundle as it is."""
     bundle = setting.bundle
-    source = SyntheticDataset(bundle.generator, bundle.latents, device=setting.device)
+    source = synthetic(setting, bundle.latents)
     content = f"latents {bundle.config['sha256'][LATENTS_FILE][:12]}, {generator_checksum(bundle)}"
     key = RowKey(num_images=len(bundle.latents), num_bytes=bundle.num_bytes, content=content)
     return Row(name="it-gan", key=key, make=lambda seed: source, seeds=setting.seeds)

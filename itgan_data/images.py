@@ -128,7 +128,6 @@ DIGITS = DatasetInfo(
     normalization=Normalization((0.3,) * 3, (0.34,) * 3),
     flips=False,
 )
-CIFAR100_NORMALIZATION = Normalization((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
 class LabeledImages(Dataset[tuple[Image.Image, int]]):

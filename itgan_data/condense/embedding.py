@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .. import draws
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..images import LabeledImages, Normalization
-from ..networks import Classifier, create_network
+from ..networks import NETWORKS, Classifier, create_network
 from ..recipes import accuracy, fast_recipe, train_classifier
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,10 @@ class PoolConfig:
         for name in ("num_networks", "width", "steps", "batch_size", "snapshots", "validation_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.network not in NETWORKS:
+            raise ValueError(f"unknown network {self.network!r}; expected one of {', '.join(NETWORKS)}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         if self.steps < self.snapshots:
             raise ValueError(f"{self.steps} steps cannot give {self.snapshots} snapshots; raise steps")
 

@@ -19,7 +19,8 @@ from .matching import reconstruction
 
 logger = logging.getLogger(__name__)
 
-_STREAM = 11  # of `draws`: keeps the encoder's samples apart from other uses of the same seed
+# Streams of `draws`, one a use, so that no two share numbers.
+_SAMPLES, _SAMPLE_LABELS, _STARTS = range(11, 14)
 
 Images = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Takes latents `[N, latent_dim]` and labels `[N]` to signed images `[N, C, H, W]`."""
@@ -94,8 +95,8 @@ def train_encoder(generator: nn.Module, config: InversionConfig, *, seed: int, d
     )
     rows = torch.arange(config.encoder_batch_size, device=device)
     for step in (bar := trange(config.encoder_steps, desc="encoder", unit="step")):
-        latents = draws.normal(seed, step, rows, latent_dim, stream=_STREAM)
-        labels = (draws.uniform(seed, step, rows, 1, stream=_STREAM + 1).squeeze(1) * num_classes).long()
+        latents = draws.normal(seed, step, rows, latent_dim, stream=_SAMPLES)
+        labels = (draws.uniform(seed, step, rows, 1, stream=_SAMPLE_LABELS).squeeze(1) * num_classes).long()
         with torch.no_grad():
             images = generator(latents, labels).float()
         loss = F.mse_loss(encoder(images, labels), latents)
@@ -119,7 +120,7 @@ def starting_latents(
     """What inversion starts from `[N, latent_dim]`: the encoder's prediction, or normal draws without one."""
     if encoder is None:
         rows = torch.arange(len(real_images), device=real_images.images.device)
-        return draws.normal(seed, 0, rows, int(generator.latent_dim), stream=_STREAM + 2)  # type: ignore[arg-type]
+        return draws.normal(seed, 0, rows, int(generator.latent_dim), stream=_STARTS)  # type: ignore[arg-type]
     parts = []
     with torch.no_grad():
         for places in torch.split(torch.arange(len(real_images)), config.batch_size):

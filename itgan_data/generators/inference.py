@@ -56,8 +56,12 @@ class UpsampleConv2d(Conv2d):
         batch, _, height, width = maps.shape
         padded = F.pad(maps, (1, 1, 1, 1))
         kernels = parity_kernels(self.weight)
-        result = maps.new_empty(batch, len(self.weight), 2 * height, 2 * width)
-        result = result.contiguous(memory_format=torch.channels_last)
+        result = torch.empty(
+            (batch, len(self.weight), 2 * height, 2 * width),
+            dtype=maps.dtype,
+            device=maps.device,
+            memory_format=torch.channels_last,
+        )
         for row in (0, 1):
             for column in (0, 1):
                 window = padded[:, :, row : row + height + 1, column : column + width + 1]

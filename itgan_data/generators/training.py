@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -150,6 +151,11 @@ class GeneratorTrainer:
         try:
             while self.step < self.config.steps:
                 losses = self.train_step()
+                if not all(map(math.isfinite, losses)):
+                    raise FloatingPointError(
+                        f"the losses are {losses} at step {self.step}; the last good state is in {self.workdir}, "
+                        "lower the learning rates"
+                    )
                 bar.update()
                 now = time.monotonic()
                 if self.step % 20 == 0:

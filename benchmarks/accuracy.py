@@ -5,7 +5,8 @@ Every row trains fresh networks with one recipe and one number of updates, and t
     real-count   random real images, as many as the bundle has latents (bytes: lossless WebP)
     real-bytes   random real images, lossless WebP, as many as fit into the bytes of the bundle
     real-coded   random real images, lossy WebP at the best of some qualities, as many as fit
-    gan          the bundle's generator on fresh normal draws (bytes: without latents)
+    gan          the bundle's generator on normal draws, as many as the bundle has latents
+    gan-fresh    the bundle's generator on new normal draws every epoch
     inversion    the bundle's generator on latents inverted from real images (--inversion FILE)
     it-gan       the bundle
     real-whole   the whole real training set (first seed only)
@@ -30,12 +31,13 @@ from itgan_data.dataset import SyntheticDataset
 from itgan_data.draws import make_rng
 from itgan_data.evaluation.protocol import Results, RowKey, SeedResult, environment, evaluate
 from itgan_data.files import sha256_of, write_atomically
+from itgan_data.generators.inference import WEIGHTS_FILE
 from itgan_data.images import LabeledImages, load_images, open_dataset, to_pil
 from itgan_data.latents import LatentSet, LatentSource, RandomLatents
 from itgan_data.networks import NETWORKS
 from itgan_data.recipes import ImageSource, Recipe, fast_recipe, paper_recipe
 
-ROWS = ("real-count", "real-bytes", "real-coded", "gan", "inversion", "it-gan", "real-whole")
+ROWS = ("real-count", "real-bytes", "real-coded", "gan", "gan-fresh", "inversion", "it-gan", "real-whole")
 LOSSLESS = None
 MAX_HELD_OUT = 5000
 
@@ -180,24 +182,24 @@ def synthetic(setting: Setting, latents: LatentSource) -> SyntheticDataset:
     return SyntheticDataset(setting.bundle.generator, latents, device=setting.device, dtype=dtype)
 
 
-def gan_row(setting: Setting, kind: str) -> Row:
-    """Normal draws: other ones every epoch (`fresh`), or as many as the bundle has latents (`fixed`)."""
+def gan_row(setting: Setting, name: str) -> Row:
+    """As many normal draws as the bundle has latents, or other ones every epoch; stored is the generator alone."""
     bundle = setting.bundle
     count = len(bundle.latents)
 
     def make(seed: int) -> ImageSource:
         draws = RandomLatents(count, bundle.generator.latent_dim, bundle.generator.num_classes, seed=seed)
-        if kind == "fresh":
+        if name == "gan-fresh":
             return synthetic(setting, draws)
         fixed = LatentSet(*draws.batch(torch.arange(count)))
         return synthetic(setting, fixed)
 
     key = RowKey(
-        num_images=None if kind == "fresh" else count,
-        num_bytes=bundle.num_bytes - (bundle.path / LATENTS_FILE).stat().st_size,
-        content=f"{kind} draws, {generator_checksum(bundle)}",
+        num_images=None if name == "gan-fresh" else count,
+        num_bytes=(bundle.path / WEIGHTS_FILE).stat().st_size,
+        content=f"{'fresh' if name == 'gan-fresh' else 'fixed'} draws, {generator_checksum(bundle)}",
     )
-    return Row(name="gan", key=key, make=make, seeds=setting.seeds)
+    return Row(name=name, key=key, make=make, seeds=setting.seeds)
 
 
 def inversion_row(setting: Setting, file: Path) -> Row:
@@ -225,7 +227,7 @@ def bundle_row(setting: Setting) -> Row:
 
 
 def generator_checksum(bundle: Bundle) -> str:
-    return f"generator {bundle.config['sha256']['generator.safetensors'][:12]}"
+    return f"generator {bundle.config['sha256'][WEIGHTS_FILE][:12]}"
 
 
 def open_setting(data: str, bundle: Path | None, *, network: str, recipe: Recipe, device: str, seeds: int) -> Setting:
@@ -269,7 +271,6 @@ def one_line_errors() -> Iterator[None]:
 @click.option("--steps", type=click.IntRange(1), help="Updates; by default 2,000, or the paper's 200 epochs.")
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
 @click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; it needs a C++ compiler.")
-@click.option("--gan", default="fresh", show_default=True, type=click.Choice(["fresh", "fixed"]))
 @click.option("--qualities", default="10,30,60", show_default=True, help="WebP qualities that real-coded tries.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")
@@ -285,7 +286,6 @@ def main(
     steps: int | None,
     precision: str,
     compiled: bool,
-    gan: str,
     qualities: str,
     device: str,
     threads: int | None,
@@ -313,8 +313,8 @@ def main(
             if name == "inversion" and inversion is None:
                 click.echo("no --inversion FILE: the row 'inversion' is left out")
                 continue
-            run_row(make_row(setting, name, trials, tried, gan, inversion), setting, results)
-    table = results.table()
+            run_row(make_row(setting, name, trials, tried, inversion), setting, results)
+    table = results.table(ROWS)
     with write_atomically(out.with_suffix(".md")) as temporary:
         temporary.write_text(table, encoding="utf-8")
     click.echo(table, nl=False)
@@ -325,7 +325,6 @@ def make_row(
     name: str,
     trials: Results,
     qualities: tuple[int, ...],
-    gan: str,
     inversion: Path | None,
 ) -> Row:
     if name == "real-count":
@@ -335,8 +334,8 @@ def make_row(
     if name == "real-coded":
         chosen = best_quality(setting, qualities, trials)
         return real_row(setting, name, quality=chosen)
-    if name == "gan":
-        return gan_row(setting, gan)
+    if name in ("gan", "gan-fresh"):
+        return gan_row(setting, name)
     if name == "inversion":
         assert inversion is not None
         return inversion_row(setting, inversion)

@@ -55,7 +55,7 @@ CPU = Preset(
     ),
     condenser=CondenserConfig(
         images_per_class=200,
-        steps=200,
+        steps=150,
         lr_latents=1e-2,
         regularizer_weight=1e-3,
         inversion=InversionConfig(encoder_steps=1500, steps=60),

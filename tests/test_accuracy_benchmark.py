@@ -122,7 +122,7 @@ def bench(
 def test_all_rows_are_measured_once(bench: Bench) -> None:
     first = bench.run()
     assert first.exit_code == 0, first.output
-    assert len(bench.trained) == 3 + 6 * 2 + 1  # qualities, rows of two seeds, the whole set once
+    assert len(bench.trained) == 3 + 7 * 2 + 1  # qualities, rows of two seeds, the whole set once
     again = bench.run()
     assert again.exit_code == 0, again.output
     assert bench.trained == []
@@ -157,9 +157,10 @@ def test_another_bundle_is_measured_anew(bench: Bench) -> None:
     assert bench.trained == [(12, 0), (12, 1)]
 
 
-def test_fixed_draws_are_as_many_as_the_bundles(bench: Bench) -> None:
-    assert bench.run("--rows", "gan", "--gan", "fixed").exit_code == 0
-    assert read_json(bench.folder / "out.json")["rows"]["gan"]["key"]["num_images"] == 12
+def test_fixed_draws_are_as_many_as_latents_and_fresh_ones_without_end(bench: Bench) -> None:
+    assert bench.run("--rows", "gan,gan-fresh").exit_code == 0
+    rows = read_json(bench.folder / "out.json")["rows"]
+    assert (rows["gan"]["key"]["num_images"], rows["gan-fresh"]["key"]["num_images"]) == (12, None)
 
 
 @pytest.mark.parametrize(

@@ -424,6 +424,19 @@ class TestResuming:
             condense(tiny_generator, tiny_images, finished, replace(CONFIG, **change))
         assert results(finished) == before
 
+    def test_a_prolonged_run_ends_as_a_long_one(
+        self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, tmp_path: Path
+    ) -> None:
+        condense(tiny_generator, tiny_images, tmp_path / "prolonged", replace(CONFIG, steps=1))
+        condense(tiny_generator, tiny_images, tmp_path / "prolonged")
+        assert results(tmp_path / "prolonged") == results(finished)
+
+    def test_fewer_steps_than_were_done_are_refused(
+        self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        with pytest.raises(ValueError, match="is at step 3, beyond steps=2; raise steps"):
+            condense(tiny_generator, tiny_images, finished, replace(CONFIG, steps=2))
+
     def test_how_often_it_is_saved_may_change(
         self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
     ) -> None:

@@ -119,6 +119,14 @@ class TestResuming:
         with pytest.raises(ValueError, match=message):
             make_trainer(tmp_path, replace(CONFIG, **change))
 
+    def test_fewer_steps_than_were_done_are_refused(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path)
+        trainer.train_step()
+        trainer.train_step()
+        trainer.save()
+        with pytest.raises(ValueError, match="is at step 2, beyond steps=1; raise steps"):
+            make_trainer(tmp_path, replace(CONFIG, steps=1))
+
     def test_other_data_are_refused(self, tmp_path: Path) -> None:
         make_trainer(tmp_path).save()
         with pytest.raises(ValueError, match="holds work with data="):

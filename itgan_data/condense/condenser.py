@@ -33,11 +33,11 @@ from .objective import MatchingObjective
 logger = logging.getLogger(__name__)
 
 _CHOICE = 12  # stream of `draws` that chooses the real images
-_MAY_DIFFER = ("checkpoint_minutes",)
+# A run may be prolonged, and saved more or less often; its steps stay the same.
+_MAY_DIFFER = ("steps", "checkpoint_minutes")
 # What inversion does not depend on: matching can be tried with other values in the same workdir, its groups removed.
 _AFTER_INVERSION = (
     "group_size",
-    "steps",
     "lr_latents",
     "regularizer_weight",
     "real_batch_size",
@@ -225,6 +225,8 @@ class Condenser:
         found = load_checkpoint(folder, config=self._work, may_differ=_MAY_DIFFER)
         if found is None:
             return 0
+        if found.step > self.config.steps:
+            raise ValueError(f"{folder} is at step {found.step}, beyond steps={self.config.steps}; raise steps")
         with torch.no_grad():
             latents.copy_(found.tensors["latents"])
         optimizer.state[latents] = {

@@ -233,15 +233,19 @@ class Results:
         self.settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
         self.environment = dict(environment)
         self._rows: dict[str, dict[str, Any]] = {}
-        if self.path.is_file():
-            stored = read_json(self.path)
-            if stored.get("settings") != self.settings:
-                differing = sorted(_differences(stored.get("settings", {}), self.settings))
-                raise ValueError(
-                    f"{self.path} holds results of other settings ({', '.join(differing)} differ); "
-                    "choose another file or remove it"
-                )
-            self._rows = stored["rows"]
+        self._read()
+
+    def _read(self) -> None:
+        if not self.path.is_file():
+            return
+        stored = read_json(self.path)
+        if stored.get("settings") != self.settings:
+            differing = sorted(_differences(stored.get("settings", {}), self.settings))
+            raise ValueError(
+                f"{self.path} holds results of other settings ({', '.join(differing)} differ); "
+                "choose another file or remove it"
+            )
+        self._rows = stored["rows"]
 
     def get(self, row: str, key: RowKey, seed: int) -> SeedResult | None:
         """The result of a row and seed, if it was made from the same key."""
@@ -254,7 +258,11 @@ class Results:
         return None
 
     def add(self, row: str, key: RowKey, result: SeedResult) -> None:
-        """Keep a result and write the file; results of the row made from another key are dropped."""
+        """Keep a result and write the file; results of the row made from another key are dropped.
+
+        What another process has added meanwhile is kept: one may measure some rows, one others.
+        """
+        self._read()
         stored = self._rows.get(row)
         if stored is None or stored["key"] != asdict(key):
             stored = self._rows[row] = {"key": asdict(key), "results": []}
@@ -264,13 +272,15 @@ class Results:
         stored["summary"] = {"mean": summary.mean, "std": summary.std}
         write_json(self.path, {"settings": self.settings, "environment": self.environment, "rows": self._rows})
 
-    def table(self) -> str:
-        """A Markdown table, one line a row, in the order in which the rows were added."""
+    def table(self, order: Sequence[str] = ()) -> str:
+        """A Markdown table, one line a row: those named in `order` first, the rest as they were added."""
         lines = [
             "| training set | images | bytes | test accuracy (%) | seeds |",
             "|---|---:|---:|---:|---:|",
         ]
-        for name, row in self._rows.items():
+        names = [name for name in order if name in self._rows]
+        for name in [*names, *(name for name in self._rows if name not in names)]:
+            row = self._rows[name]
             summary = summarize([SeedResult(**result) for result in row["results"]])
             images = "fresh" if row["key"]["num_images"] is None else f"{row['key']['num_images']:,}"
             lines.append(f"| {name} | {images} | {row['key']['num_bytes']:,} | {summary} | {summary.num_seeds} |")

@@ -277,6 +277,8 @@ class GeneratorTrainer:
             return
         for name, tensor in self._state_tensors().items():
             tensor.copy_(found.tensors[name])
+        if found.step > self.config.steps:
+            raise ValueError(f"{self.workdir} is at step {found.step}, beyond steps={self.config.steps}; raise steps")
         self.step = found.step
 
     def _state_tensors(self) -> dict[str, torch.Tensor]:

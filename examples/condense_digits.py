@@ -39,8 +39,10 @@ SEEDS = (0, 1, 2)
 GENERATOR = GeneratorTrainerConfig(
     generator=BigGANConfig(latent_dim=32, channels=(32, 32, 32, 32)),
     discriminator_channels=32,
-    lr_discriminator=4e-4,
-    steps=500,
+    discriminator_steps=2,
+    lr_generator=5e-4,
+    lr_discriminator=1e-3,
+    steps=600,
     batch_size=32,
     augmentation="crop",
     ema_decay=0.99,

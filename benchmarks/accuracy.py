@@ -274,7 +274,7 @@ def one_line_errors() -> Iterator[None]:
 @click.option("--qualities", default="10,30,60", show_default=True, help="WebP qualities that real-coded tries.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")
-@click.option("--out", type=click.Path(path_type=Path), help="By default benchmarks/results/accuracy-NETWORK.json.")
+@click.option("--out", type=click.Path(path_type=Path), help="By default runs/accuracy-NETWORK.json.")
 def main(
     data: str,
     bundle: Path | None,
@@ -299,7 +299,7 @@ def main(
         raise click.BadParameter(f"--qualities must be numbers joined by commas, got {qualities!r}") from error
     if threads is not None:
         torch.set_num_threads(threads)
-    out = out or Path(__file__).parent / "results" / f"accuracy-{network}.json"
+    out = out or Path("runs") / f"accuracy-{network}.json"
     flip = not data.startswith("digits")
     recipe = fast_recipe(flip=flip) if recipe_name == "fast" else paper_recipe()
     recipe = replace(recipe, steps=steps or recipe.steps, precision=precision, compile=compiled)

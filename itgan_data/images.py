@@ -7,6 +7,7 @@ Four ranges are used, and every function says which it takes: *signed* [-1, 1] (
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -176,7 +177,7 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
         """The images at `indices`, with all class names kept."""
         return LabeledImages(self.images[indices], self.labels[indices], self.class_names)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of images, labels and class names: tells one data set from another."""
         names = torch.tensor(list("\n".join(self.class_names).encode()), dtype=torch.uint8)

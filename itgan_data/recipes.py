@@ -15,6 +15,7 @@ from torch import nn
 from . import draws
 from .augmentation import DSA, Augmentation, CropFlip
 from .images import Normalization
+from .precision import autocast, check_precision
 
 _AUGMENT_STREAM = 2  # of `draws`, as in the loader: other numbers than those of latents of the same seed
 _SHUFFLE_STREAM = 3
@@ -67,8 +68,7 @@ class Recipe:
             raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
         if self.schedule not in ("one-cycle", "halves"):
             raise ValueError(f"schedule must be 'one-cycle' or 'halves', got {self.schedule!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        check_precision(self.precision)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, to be written beside what the recipe produced."""
@@ -148,7 +148,7 @@ def train_classifier(
             images, labels = training_batch(
                 source, indices, recipe, normalization=normalization, seed=seed, epoch=epoch, device=device
             )
-            with _autocast(device, recipe.precision):
+            with autocast(device, recipe.precision):
                 logits = model(images)
             loss = F.cross_entropy(logits.float(), labels)
             optimizer.zero_grad()
@@ -231,7 +231,7 @@ def _predict(
     for indices in torch.split(torch.arange(len(source)), batch_size):
         unit, labels = source.unit_batch(indices, 0)
         images = normalization.standardize(unit.to(device)).contiguous(memory_format=torch.channels_last)
-        with _autocast(device, precision):
+        with autocast(device, precision):
             logits = network(images)
         all_logits.append(logits.float())
         all_labels.append(labels)
@@ -241,7 +241,3 @@ def _predict(
 
 def _device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

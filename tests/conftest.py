@@ -1,9 +1,11 @@
+import importlib.util
 import itertools
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +15,17 @@ from torch import nn
 from itgan_data.images import LabeledImages
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of `examples/` or `benchmarks/` as a module, without running its command."""
+    file = ROOT / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class TinyGenerator(nn.Module):

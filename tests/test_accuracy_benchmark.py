@@ -1,4 +1,3 @@
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -7,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from conftest import load_script
 
 from itgan_data.bundle import save_bundle
 from itgan_data.evaluation.protocol import SeedResult
@@ -15,18 +15,12 @@ from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.images import LabeledImages, to_pil
 from itgan_data.latents import LatentSet
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "accuracy.py"
 CLASSES = ("cat", "dog")
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("accuracy_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/accuracy.py")
 
 
 @pytest.fixture

@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_refused_before_any_work(
 
 def test_a_generator_of_other_images_than_it_says_is_refused() -> None:
     dataset = make_dataset()
-    dataset.generator.forward = lambda latents, labels: torch.zeros(len(latents), 3, 8, 8)  # type: ignore
+    dataset.generator.forward = lambda latents, labels: torch.zeros(len(latents), 3, 8, 8)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"must return images \(1, 3, 4, 4\), got \(1, 3, 8, 8\)"):
         dataset.unit_batch(torch.tensor([0]))
 

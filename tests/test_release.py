@@ -1,10 +1,9 @@
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from conftest import load_script
 
 from itgan_data.bundle import load_bundle
 from itgan_data.condense.config import CondenserConfig
@@ -15,22 +14,13 @@ from itgan_data.generators.biggan import BigGANConfig
 from itgan_data.generators.training import GeneratorTrainerConfig
 from itgan_data.images import CIFAR10, to_pil
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "release_cifar10.py"
+SCRIPT = "benchmarks/release_cifar10.py"
 TENSOR_FILES = ("generator.safetensors", "latents.safetensors")
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release_cifar10", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def release(data: Path, workdir: Path) -> None:
     """The release script with a preset of a few steps a stage."""
-    script = load_script()
+    script = load_script(SCRIPT)
     script.PRESETS["cpu"] = script.Preset(
         generator=GeneratorTrainerConfig(
             generator=BigGANConfig(channels=(4, 4, 4, 4), latent_dim=8),
@@ -83,7 +73,7 @@ def test_a_release_killed_at_any_stage_and_run_again_ends_with_the_same_bundle(
 
 
 def test_presets_keep_the_package_data_under_25_megabytes() -> None:
-    for preset in load_script().PRESETS.values():
+    for preset in load_script(SCRIPT).PRESETS.values():
         generator, condenser = preset.generator.generator, preset.condenser
         weights = 9 * sum(a * b + b * b for a, b in zip(generator.channels, generator.channels[1:], strict=False))
         latents = (condenser.images_per_class or 5000) * generator.num_classes * (2 * generator.latent_dim + 16)
@@ -91,7 +81,7 @@ def test_presets_keep_the_package_data_under_25_megabytes() -> None:
 
 
 def test_an_image_folder_without_images_is_one_line(tmp_path: Path) -> None:
-    script = load_script()
+    script = load_script(SCRIPT)
     (tmp_path / "train").mkdir()
     arguments = ["--preset", "cpu", "--data", f"imagefolder:{tmp_path}", "--workdir", str(tmp_path / "work")]
     with pytest.raises(script.click.ClickException, match=r"no class|no images") as error:

@@ -12,11 +12,17 @@ import itgan_data
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "itgan_data"
 
-BASE = {"files", "images", "draws"}  # they know of no more than each other, so every other one may use them
+BASE = {
+    "files",
+    "images",
+    "draws",
+    "precision",
+}  # they know of no more than each other, so every other one may use them
 MAY_IMPORT = {
     "files": set(),
     "images": {"files"},
     "draws": set(),
+    "precision": set(),
     "checkpoint": {"files"},
     "augmentation": {"images"},
     "networks": {"images"},

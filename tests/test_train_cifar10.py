@@ -1,17 +1,15 @@
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from conftest import load_script
 
 from itgan_data.bundle import save_bundle
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.images import CIFAR10, to_pil
 from itgan_data.latents import LatentSet
-
-SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "train_cifar10.py"
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*options: str) -> Result:
-    spec = importlib.util.spec_from_file_location("train_cifar10", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("examples/train_cifar10.py")
     short = ["--device", "cpu", "--steps", "2", "--batch-size", "16"]
     return CliRunner().invoke(script.main, [*short, *options])
 

@@ -25,6 +25,7 @@ from ..checkpoint import load_checkpoint, save_checkpoint
 from ..files import fingerprint
 from ..images import LabeledImages, load_images
 from ..latents import LatentSet
+from ..precision import autocast
 from .config import CondenserConfig
 from .embedding import EmbeddingPool, build_pool
 from .inversion import Embedding, Images, invert, starting_latents, train_encoder
@@ -94,7 +95,7 @@ class Condenser:
         self.by_class = _indices_by_class(real_images)
         self.chosen = _choose(self.by_class, config.images_per_class, config.seed)
         weights = fingerprint(generator.state_dict())
-        self._work = {**asdict(config), "generator": weights, "data": real_images.fingerprint}
+        self._work = {**asdict(config), "generator": weights, "data": self.real_images.fingerprint}
         self._deadline = math.inf
 
     def run(self, max_minutes: float | None = None) -> LatentSet:
@@ -134,10 +135,9 @@ class Condenser:
     def _computing(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         """`function` in the configured precision, compiled if that is asked for, with float32 results."""
         compute = torch.compile(function) if self.config.compile else function
-        reduced = self.config.precision == "bfloat16"
 
         def call(*arguments: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced):
+            with autocast(self.device, self.config.precision):
                 return compute(*arguments).float()
 
         return call

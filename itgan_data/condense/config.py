@@ -6,6 +6,7 @@ from typing import Literal
 
 from ..augmentation import DSA
 from ..images import CIFAR10, Normalization
+from ..precision import check_precision
 from .embedding import PoolConfig
 from .inversion import InversionConfig
 
@@ -56,6 +57,5 @@ class CondenserConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.regularizer_weight <= 1:
             raise ValueError(f"regularizer_weight must lie in [0, 1], got {self.regularizer_weight}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        check_precision(self.precision)
         DSA(self.strategy)

@@ -13,6 +13,7 @@ from .. import draws
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..images import LabeledImages, Normalization
 from ..networks import NETWORKS, Classifier, create_network
+from ..precision import check_precision
 from ..recipes import accuracy, fast_recipe, train_classifier
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,7 @@ class PoolConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.network not in NETWORKS:
             raise ValueError(f"unknown network {self.network!r}; expected one of {', '.join(NETWORKS)}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        check_precision(self.precision)
         if self.steps < self.snapshots:
             raise ValueError(f"{self.steps} steps cannot give {self.snapshots} snapshots; raise steps")
 

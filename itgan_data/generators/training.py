@@ -20,6 +20,7 @@ from ..augmentation import CropFlip, diff_augment
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..files import write_atomically
 from ..images import image_grid, load_images, signed_to_unit, uint8_to_unit, unit_to_signed
+from ..precision import autocast, check_precision
 from .biggan import BigGAN, BigGANConfig
 from .discriminator import ProjectionDiscriminator, discriminator_hinge, generator_hinge
 from .inference import fold, save_generator
@@ -74,8 +75,7 @@ class GeneratorTrainerConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        check_precision(self.precision)
         diff_augment(self.augmentation)
 
 
@@ -190,11 +190,11 @@ class GeneratorTrainer:
 
     def _update_discriminator(self, substep: int) -> float:
         real_images, real_labels = self._real_batch(substep)
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self.device, self.config.precision):
             latents, labels = self._latent_batch(substep)
             synthetic_images = self.generator(latents, labels).float()
         images = self._augmented(torch.cat([real_images, synthetic_images]), substep)
-        with self._autocast():
+        with autocast(self.device, self.config.precision):
             scores = self.discriminator(images, torch.cat([real_labels, labels]))
         loss = discriminator_hinge(*scores.chunk(2))
         _minimize(loss, self.discriminator_optimizer)
@@ -202,7 +202,7 @@ class GeneratorTrainer:
 
     def _update_generator(self) -> float:
         latents, labels = self._latent_batch(self.config.discriminator_steps)
-        with self._autocast():
+        with autocast(self.device, self.config.precision):
             images = self.generator(latents, labels).float()
             scores = self.discriminator(self._augmented(images, self.config.discriminator_steps), labels)
         loss = generator_hinge(scores)
@@ -214,9 +214,6 @@ class GeneratorTrainer:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         for average, current in zip(_tensors(self.average), _tensors(self.generator), strict=True):
             average.lerp_(current, 1 - decay)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def _draw_indices(self, substep: int, count: int) -> tuple[int, torch.Tensor]:
         """The position of this (step, substep) in the run, and the row numbers of its draws."""

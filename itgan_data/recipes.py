@@ -111,6 +111,7 @@ def train_classifier(
     seed: int,
     device: str | torch.device | None = None,
     progress: Callable[[int, torch.Tensor], None] | None = None,
+    observe: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
 ) -> None:
     """Train `network` in place; it is left on `device`, in evaluation mode.
 
@@ -125,6 +126,8 @@ def train_classifier(
         seed: of the order and the augmentation.
         device: by default where the network is.
         progress: called after each update with the number of updates so far and the loss, on `device`.
+        observe: called before each update with the indices `[B]` of its images and their logits
+            `[B, num_classes]`, on `device`.
     """
     if len(source) == 0:
         raise ValueError("the training set has no images; expected at least one")
@@ -150,6 +153,8 @@ def train_classifier(
             )
             with autocast(device, recipe.precision):
                 logits = model(images)
+            if observe is not None:
+                observe(indices, logits.detach())
             loss = F.cross_entropy(logits.float(), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from itgan_data.augmentation import DSA, CropFlip
 from itgan_data.images import LabeledImages, Normalization
@@ -73,6 +74,32 @@ def test_the_recipe_counts_updates_whatever_the_size_of_the_set(bright_and_dark:
             progress=lambda step, loss, seen=seen: seen.append((step, loss.isfinite().item())),
         )
         assert seen == [(step, True) for step in range(1, SHORT.steps + 1)]
+
+
+def test_an_observer_sees_which_images_gave_which_logits(bright_and_dark: LabeledImages) -> None:
+    shown: list[torch.Tensor] = []
+    expected: list[torch.Tensor] = []
+    losses: list[torch.Tensor] = []
+
+    def observe(indices: torch.Tensor, logits: torch.Tensor) -> None:
+        assert not logits.requires_grad
+        shown.append(indices)
+        expected.append(F.cross_entropy(logits, bright_and_dark.labels[indices]))
+
+    network = small_network()
+    train_classifier(
+        network,
+        bright_and_dark,
+        SHORT,
+        normalization=NORMALIZATION,
+        seed=0,
+        progress=lambda step, loss: losses.append(loss),
+        observe=observe,
+    )
+    assert len(shown) == SHORT.steps
+    assert torch.equal(torch.cat(shown[:5]), torch.cat(epoch_batches(40, 8, seed=0, epoch=0)))
+    assert torch.equal(torch.stack(losses), torch.stack(expected))
+    assert torch.equal(network.classifier.weight, trained(bright_and_dark).classifier.weight)  # nothing is disturbed
 
 
 def test_an_epoch_shows_no_image_twice_and_batches_are_whole() -> None:

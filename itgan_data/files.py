@@ -1,17 +1,47 @@
-"""Files that are either whole or absent: atomic writes, checksums, JSON and safetensors."""
+"""Files that are either whole or absent: atomic writes, checksums, JSON and safetensors.
+
+What is read may come from anyone: it is checked against limits before it takes memory, and refused with a ValueError.
+"""
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+MAX_JSON_BYTES = 4 << 20  # parsed, it takes some 100 MB at worst
+_MAX_INTEGER_DIGITS = 20  # of 64 bits
+_MAX_DIMENSIONS = 8
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class TensorInfo(NamedTuple):
+    """What is known of a tensor before it is read."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
 
 
 @contextmanager
@@ -51,16 +81,31 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def check_sha256(path: str | os.PathLike[str], checksums: object) -> None:
+    """Compare a file with the checksum that `checksums`, read from a configuration, holds under its name.
+
+    Raises:
+        ValueError: there is none, or the file has another.
+    """
+    path = Path(path)
+    expected = checksums.get(path.name) if isinstance(checksums, dict) else None
+    if sha256_of(path) != expected:
+        raise ValueError(f"{path} does not match its sha256 in the configuration; remove it and get it again")
+
+
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object: at most `MAX_JSON_BYTES`, no key twice, no NaN, no number beyond 64 bits.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a JSON object.
+        ValueError: the file is not such an object.
     """
+    path = Path(path)
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise ValueError(f"{path} has {size} bytes of JSON, expected at most {MAX_JSON_BYTES}")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        content = _parse_json(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); it is damaged, get it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
@@ -79,6 +124,24 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tenso
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
+def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
+    """What a safetensors file holds: dtypes and shapes, in agreement with its size. No tensor is read.
+
+    Source: the format's description at https://github.com/huggingface/safetensors#format.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, damaged or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        return _read_header(path)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
+
+
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a safetensors file to the CPU.
 
@@ -86,9 +149,70 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, damaged or of another format.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist")
+    read_header(path)
     try:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(MAX_JSON_BYTES, size - 8):
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        header = _parse_json(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError(f"the header is a {type(header).__name__}")
+    header.pop("__metadata__", None)
+    tensors = {name: _tensor_info(name, entry) for name, entry in header.items()}
+    end = 0
+    for begin, following in sorted(entry["data_offsets"] for entry in header.values()):
+        if begin != end:
+            raise ValueError(f"the data have a gap or overlap at byte {end}")
+        end = following
+    if end != size - 8 - length:
+        raise ValueError(f"the header describes {end} bytes of data, the file has {size - 8 - length}")
+    return tensors
+
+
+def _tensor_info(name: str, entry: object) -> TensorInfo:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+            counts = all(type(value) is int and value >= 0 for value in (*shape, begin, end))
+            if dtype in _DTYPES and counts and len(shape) <= _MAX_DIMENSIONS:
+                if math.prod(shape) * _DTYPES[dtype].itemsize != end - begin:
+                    raise ValueError(f"{name[:80]!r} is {dtype} {shape} but has {end - begin} bytes")
+                return TensorInfo(_DTYPES[dtype], tuple(shape))
+    raise ValueError(f"the header's entry {name[:80]!r} is not that of a tensor")
+
+
+def _parse_json(text: bytes) -> Any:
+    """JSON of which every reader has the same understanding."""
+    return json.loads(
+        text.decode("utf-8"),
+        object_pairs_hook=_distinct_keys,
+        parse_int=_parse_integer,
+        parse_float=_parse_float,
+        parse_constant=_parse_float,
+    )
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key occurs twice in an object")
+    return content
+
+
+def _parse_integer(text: str) -> int:
+    if len(text.lstrip("-")) > _MAX_INTEGER_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} where a finite number is expected")
+    return value

@@ -3,16 +3,20 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 
 from . import draws
-from .files import load_tensors, save_tensors
+from .files import load_tensors
+from .latent_files import StoredRows, encode, save_files, stored_files
 
-STORAGE_DTYPES = (torch.float32, torch.float16, torch.int8)
-_MAX_INT8 = 127
+_SHARD_BYTES = 2**28  # a million float16 latents of width 128: a modest amount to hold in memory, or to send again
 _STREAM = 1  # keeps latents independent of other draws from the same (seed, epoch, index)
+
+Matrix = torch.Tensor | StoredRows
+Column = TypeVar("Column")
 
 
 class LatentSource(Protocol):
@@ -39,9 +43,9 @@ class LatentSet:
     """Stored latents with their labels: the condensed data set.
 
     Args:
-        latents: floats `[N, latent_dim]`.
+        latents: floats `[N, latent_dim]`, in memory or left in their files (see `load`).
         labels: int64 `[N]`; the class that conditions the generator.
-        soft_labels: class probabilities or logits `[N, num_classes]`, where a method learnt them.
+        soft_labels: class probabilities or logits `[N, num_classes]`, where a method learnt them; as latents.
         source_index: int64 `[N]`; the real image (its place in the training set) each latent stands for.
 
     Raises:
@@ -52,10 +56,10 @@ class LatentSet:
 
     def __init__(
         self,
-        latents: torch.Tensor,
+        latents: Matrix,
         labels: torch.Tensor,
         *,
-        soft_labels: torch.Tensor | None = None,
+        soft_labels: Matrix | None = None,
         source_index: torch.Tensor | None = None,
     ) -> None:
         _check_floats("latents", latents)
@@ -69,9 +73,9 @@ class LatentSet:
                     f"soft_labels must be [{len(labels)}, num_classes > {int(labels.max())}], "
                     f"got {list(soft_labels.shape)}"
                 )
-        self.latents = latents.detach()
+        self._latents = latents.detach() if isinstance(latents, torch.Tensor) else latents
         self.labels = labels
-        self.soft_labels = None if soft_labels is None else soft_labels.detach()
+        self._soft_labels = soft_labels.detach() if isinstance(soft_labels, torch.Tensor) else soft_labels
         self.source_index = source_index
 
     def __len__(self) -> int:
@@ -81,13 +85,23 @@ class LatentSet:
         return f"LatentSet({len(self)} latents of width {self.latent_dim}, {self.num_classes} classes)"
 
     @property
+    def latents(self) -> torch.Tensor:
+        """All latents `[N, latent_dim]`; where they are left in their files, every access reads them anew."""
+        return self._latents[:]
+
+    @property
+    def soft_labels(self) -> torch.Tensor | None:
+        """All soft labels `[N, num_classes]`, if any; read at every access as `latents` are."""
+        return None if self._soft_labels is None else self._soft_labels[:]
+
+    @property
     def latent_dim(self) -> int:
-        return self.latents.shape[1]
+        return self._latents.shape[1]
 
     @property
     def num_classes(self) -> int:
         """Width of the soft labels, or the largest label plus one where there are none."""
-        return int(self.labels.max()) + 1 if self.soft_labels is None else self.soft_labels.shape[1]
+        return int(self.labels.max()) + 1 if self._soft_labels is None else self._soft_labels.shape[1]
 
     @property
     def images_per_class(self) -> list[int]:
@@ -98,14 +112,14 @@ class LatentSet:
     def batch(self, indices: torch.Tensor, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents float32 `[B, latent_dim]` and labels `[B]`; `epoch` has no effect on stored latents."""
         indices = indices.to(self.labels.device)
-        return self.latents[indices].to(torch.float32), self.labels[indices]
+        return self._latents[indices].to(torch.float32), self.labels[indices]
 
     def select(self, indices: torch.Tensor) -> "LatentSet":
-        """The latents at `indices` (int64 places or a boolean mask)."""
+        """The latents at `indices` (int64 places or a boolean mask), in memory."""
         return LatentSet(
-            self.latents[indices],
+            self._latents[indices],
             self.labels[indices],
-            soft_labels=None if self.soft_labels is None else self.soft_labels[indices],
+            soft_labels=None if self._soft_labels is None else self._soft_labels[indices],
             source_index=None if self.source_index is None else self.source_index[indices],
         )
 
@@ -113,82 +127,91 @@ class LatentSet:
     def concatenate(parts: Sequence["LatentSet"]) -> "LatentSet":
         """Several sets one after the other, such as classes or subsets learnt apart.
 
+        What is left in its files in every part stays there.
+
         Raises:
-            ValueError: no parts, different latent widths, or an optional column that only some parts have.
+            ValueError: no parts, different widths, or an optional column that only some parts have.
         """
         if not parts:
             raise ValueError("nothing to concatenate; expected at least one LatentSet")
-        if len(widths := {part.latent_dim for part in parts}) > 1:
-            raise ValueError(f"all parts must have one latent width, got {sorted(widths)}")
+        soft_labels: list[Matrix] = _all_or_none("soft_labels", [part._soft_labels for part in parts])
+        source_index = _all_or_none("source_index", [part.source_index for part in parts])
         return LatentSet(
-            torch.cat([part.latents for part in parts]),
+            _join("latents", [part._latents for part in parts]),
             torch.cat([part.labels for part in parts]),
-            soft_labels=_concatenate_column("soft_labels", [part.soft_labels for part in parts]),
-            source_index=_concatenate_column("source_index", [part.source_index for part in parts]),
+            soft_labels=_join("soft_labels", soft_labels) if soft_labels else None,
+            source_index=torch.cat(source_index) if source_index else None,
         )
 
-    def save(self, path: str | os.PathLike[str], dtype: torch.dtype = torch.float16) -> None:
-        """Write a safetensors file, atomically.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        dtype: torch.dtype = torch.float16,
+        *,
+        max_shard_bytes: int = _SHARD_BYTES,
+    ) -> None:
+        """Write a safetensors file, atomically, or several and their index, of which a killed save leaves no mixture.
+
+        A set that does not fit into `max_shard_bytes` goes to shards beside `path`: for `latents.safetensors` they are
+        `latents-00001-of-000NN.safetensors`, each of them a LatentSet file of its own, and
+        `latents.safetensors.index.json` names them with their sizes.
 
         Args:
-            path: where to.
+            path: where to; an older set of that name is replaced.
             dtype: how latents are stored. float32 is exact, float16 keeps 11 bits, int8 stores
-                `round(latents / scale)` with one symmetric scale a dimension, so errs by `scale / 2` at most.
+                `round(latents / scale)` with one symmetric scale a dimension and file, so errs by `scale / 2` at most.
+            max_shard_bytes: the largest file to write, header apart; also what is held in memory at a time.
 
         Raises:
-            ValueError: another dtype, or a latent beyond float16's range.
+            ValueError: another dtype, a latent beyond float16's range, or a shard size below one byte.
         """
-        tensors = {"labels": self.labels}
-        if dtype == torch.int8:
-            latents = self.latents.float()
-            scale = (latents.abs().amax(dim=0) / _MAX_INT8).clamp(min=torch.finfo(torch.float32).tiny)
-            tensors |= {"latents": (latents / scale).round().to(torch.int8), "latent_scale": scale}
-        elif dtype in STORAGE_DTYPES:
-            tensors["latents"] = self.latents.to(dtype)
-            if not tensors["latents"].isfinite().all():
-                raise ValueError(f"a latent of {self.latents.abs().max():.3g} overflows {dtype}; use float32")
-        else:
-            raise ValueError(f"dtype must be one of {STORAGE_DTYPES}, got {dtype}")
-        if self.soft_labels is not None:
-            tensors["soft_labels"] = self.soft_labels
+        if max_shard_bytes < 1:
+            raise ValueError(f"max_shard_bytes must be at least 1, got {max_shard_bytes}")
+        first_row = self._stored(slice(0, 1), dtype)
+        row_bytes = sum(tensor.nbytes for name, tensor in first_row.items() if name != "latent_scale")
+        num_files = math.ceil(len(self) / max(1, max_shard_bytes // row_bytes))
+        rows = math.ceil(len(self) / num_files)
+        parts = (self._stored(slice(first, first + rows), dtype) for first in range(0, len(self), rows))
+        save_files(path, parts, num_files)
+
+    def _stored(self, rows: slice, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """The tensors of a file that holds `rows`."""
+        tensors = {"labels": self.labels[rows], **encode(self._latents[rows], dtype)}
+        if self._soft_labels is not None:
+            tensors["soft_labels"] = self._soft_labels[rows]
         if self.source_index is not None:
-            tensors["source_index"] = self.source_index
-        save_tensors(path, tensors)
+            tensors["source_index"] = self.source_index[rows]
+        return tensors
 
     @staticmethod
     def load(path: str | os.PathLike[str], mmap: bool = False) -> "LatentSet":
-        """Read what `save` wrote.
+        """Read what `save` wrote, from one file or from shards.
 
         Args:
-            path: the file.
-            mmap: leave float16 latents as they are, backed by the file, rather than in memory as float32;
-                a batch is float32 either way. Latents stored as int8 are always read into memory.
+            path: what `save` was given.
+            mmap: leave latents and soft labels in their files as they are stored, rather than in memory as float32.
+                Opening reads labels and `source_index` (16 bytes a latent); a batch reads, dequantises and checks its
+                own rows. Copies and pickles of the set hold paths in place of them. Files that change while they are
+                in use are found out (RuntimeError).
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is truncated, lacks latents or labels, or holds invalid ones.
+            FileNotFoundError: there is neither such a file nor an index of its shards.
+            ValueError: a file is missing, truncated, lacks latents or labels, or holds invalid ones. With `mmap`, NaN
+                and infinity are found by the batch that reads them.
         """
-        tensors = load_tensors(path)
-        if missing := {"latents", "labels"} - set(tensors):
-            raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}; it is not a LatentSet file")
-        latents = tensors["latents"]
-        if latents.dtype == torch.int8:
-            if "latent_scale" not in tensors or tensors["latent_scale"].shape != latents.shape[1:]:
-                raise ValueError(
-                    f"{path} holds int8 latents without a latent_scale [{latents.shape[-1]}]; it is damaged"
-                )
-            latents = latents.float() * tensors["latent_scale"]
-        elif not mmap:
-            latents = latents.to(torch.float32, copy=True)
+        shards = [_open_file(file) for file in stored_files(path)]
         try:
-            return LatentSet(
-                latents,
-                tensors["labels"],
-                soft_labels=tensors.get("soft_labels"),
-                source_index=tensors.get("source_index"),
-            )
+            stored = LatentSet.concatenate(shards)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"the shards of {path} do not belong together: {error}") from error
+        if mmap:
+            return stored
+        return LatentSet(
+            stored.latents.to(torch.float32),
+            stored.labels,
+            soft_labels=stored.soft_labels,
+            source_index=stored.source_index,
+        )
 
 
 class RandomLatents:
@@ -263,7 +286,9 @@ def check_fit(latents: LatentSource, *, latent_dim: int, num_classes: int) -> No
         raise ValueError(f"labels must lie in 0..{num_classes - 1} for this generator, got {largest}")
 
 
-def _check_floats(name: str, values: torch.Tensor) -> None:
+def _check_floats(name: str, values: Matrix) -> None:
+    if isinstance(values, StoredRows):
+        return  # its type was checked when it was opened, its values are as they are read
     if values.ndim != 2 or not values.is_floating_point() or values.numel() == 0:
         raise ValueError(f"{name} must be a non-empty float tensor [N, width], got {values.dtype} {list(values.shape)}")
     finite = values.isfinite().all(dim=1)
@@ -279,8 +304,30 @@ def _check_integers(name: str, values: torch.Tensor, count: int) -> None:
         raise ValueError(f"{name} must not be negative, got {int(values.min())}")
 
 
-def _concatenate_column(name: str, columns: list[torch.Tensor | None]) -> torch.Tensor | None:
+def _all_or_none(name: str, columns: Sequence[Column | None]) -> list[Column]:
     present = [column for column in columns if column is not None]
     if present and len(present) < len(columns):
         raise ValueError(f"{len(present)} of {len(columns)} parts have {name}; expected all of them or none")
-    return torch.cat(present) if present else None
+    return present
+
+
+def _join(name: str, matrices: Sequence[Matrix]) -> Matrix:
+    if len(widths := {matrix.shape[1] for matrix in matrices}) > 1:
+        raise ValueError(f"all parts must have {name} of one width, got {sorted(widths)}")
+    stored = [matrix for matrix in matrices if isinstance(matrix, StoredRows)]
+    if len(stored) == len(matrices):
+        return StoredRows.concatenate(stored)
+    return torch.cat([matrix[:] for matrix in matrices])
+
+
+def _open_file(path: Path) -> LatentSet:
+    """The set in one file, its latents and soft labels left there."""
+    tensors = load_tensors(path)
+    if missing := {"latents", "labels"} - set(tensors):
+        raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}; it is not a LatentSet file")
+    latents = StoredRows.open(path, "latents", tensors)
+    soft_labels = StoredRows.open(path, "soft_labels", tensors) if "soft_labels" in tensors else None
+    try:
+        return LatentSet(latents, tensors["labels"], soft_labels=soft_labels, source_index=tensors.get("source_index"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

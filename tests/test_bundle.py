@@ -45,10 +45,12 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 
 def replace_tensors(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    """Other tensors, with a checksum that matches."""
+    """Other latents, which the configuration describes as they are."""
     save_tensors(folder / name, tensors)
     checksums = json.loads((folder / "config.json").read_text())["sha256"]
-    change_config(folder, sha256=checksums | {name: sha256_of(folder / name)})
+    count, dim = tensors["latents"].shape
+    described = {"count": count, "dim": dim, "dtype": "float32"}
+    change_config(folder, sha256=checksums | {name: sha256_of(folder / name)}, latents=described)
 
 
 def test_a_bundle_round_trips(tmp_path: Path, generator: BigGAN, latents: LatentSet) -> None:

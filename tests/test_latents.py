@@ -1,4 +1,7 @@
+import copy
 import math
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -117,8 +120,11 @@ def test_parts_that_do_not_match_are_not_concatenated() -> None:
     for parts, message in (([], "nothing"), ([latents, plain], "1 of 2 parts have soft_labels")):
         with pytest.raises(ValueError, match=message):
             LatentSet.concatenate(parts)
-    with pytest.raises(ValueError, match=r"one latent width, got \[4, 5\]"):
+    with pytest.raises(ValueError, match=r"latents of one width, got \[4, 5\]"):
         LatentSet.concatenate([plain, LatentSet(torch.ones(1, 4), torch.tensor([0]))])
+    wider = LatentSet(torch.ones(1, 5), torch.tensor([0]), soft_labels=torch.ones(1, 4), source_index=torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"soft_labels of one width, got \[3, 4\]"):
+        LatentSet.concatenate([latents, wider])
 
 
 def test_what_float16_cannot_hold_is_not_written(tmp_path: Path) -> None:
@@ -129,21 +135,148 @@ def test_what_float16_cannot_hold_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
-def test_a_truncated_or_foreign_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_truncated_or_foreign_file_is_refused(tmp_path: Path, mmap: bool) -> None:
     path = tmp_path / "latents.safetensors"
     make_latents().save(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="truncated"):
-        LatentSet.load(path)
+        LatentSet.load(path, mmap=mmap)
     save_tensors(path, {"latents": ONES})
     with pytest.raises(ValueError, match="has no labels"):
-        LatentSet.load(path)
+        LatentSet.load(path, mmap=mmap)
     save_tensors(path, {"latents": ONES.to(torch.int8), "labels": LABELS})
     with pytest.raises(ValueError, match="latent_scale"):
-        LatentSet.load(path)
+        LatentSet.load(path, mmap=mmap)
+    save_tensors(path, {"latents": ONES.to(torch.int8), "labels": LABELS, "latent_scale": ONES[0] * math.nan})
+    with pytest.raises(ValueError, match="latent_scale"):
+        LatentSet.load(path, mmap=mmap)
+    save_tensors(path, {"latents": ONES[0], "labels": LABELS})
+    with pytest.raises(ValueError, match=r"latents\.safetensors: latents must be a non-empty float tensor.*\[3\]"):
+        LatentSet.load(path, mmap=mmap)
+    save_tensors(path, {"latents": ONES, "labels": LABELS - 1})
+    with pytest.raises(ValueError, match=r"latents\.safetensors: labels must not be negative"):
+        LatentSet.load(path, mmap=mmap)
     save_tensors(path, {"latents": ONES * math.nan, "labels": LABELS})
     with pytest.raises(ValueError, match=r"latents\.safetensors: latents must be finite"):
-        LatentSet.load(path)
+        LatentSet.load(path, mmap=mmap).batch(torch.tensor([0]))
+
+
+class TestShards:
+    """`max_shard_bytes` that hold two of the six latents give three files."""
+
+    @pytest.mark.parametrize("mmap", [False, True])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8])
+    def test_a_batch_does_not_depend_on_how_the_set_is_stored(
+        self, tmp_path: Path, dtype: torch.dtype, mmap: bool
+    ) -> None:
+        latents = make_latents(100, 3)
+        latents.save(tmp_path / "whole", dtype=dtype)
+        latents.save(tmp_path / "shards", dtype=dtype, max_shard_bytes=1000)
+        assert len(list(tmp_path.glob("shards-*-of-*"))) > 2
+        whole, shards = (LatentSet.load(tmp_path / name, mmap=mmap) for name in ("whole", "shards"))
+        places = torch.tensor([99, 0, 50, 50, 3])
+        error = 0.0 if dtype != torch.int8 else 0.02  # every shard has its own scale
+        for left, right in zip(whole.batch(places), shards.batch(places), strict=True):
+            torch.testing.assert_close(left, right, rtol=0, atol=error)
+        torch.testing.assert_close(shards.batch(places)[0], latents.latents[places], rtol=1e-3, atol=error)
+        assert shards.batch(places)[0].dtype == torch.float32
+
+    def test_the_largest_shard_obeys_its_limit(self, tmp_path: Path) -> None:
+        latents, header = make_latents(100, 3), 1000
+        for limit in (1, 100, 1000, 2000):
+            latents.save(tmp_path / "set", max_shard_bytes=limit)
+            sizes = [file.stat().st_size for file in tmp_path.glob("set-*-of-*")]
+            row = 3 * 2 + 8 + 3 * 4 + 8
+            assert max(sizes) <= max(limit, row) + header
+            assert len(sizes) == math.ceil(100 / max(1, limit // row))
+            assert len(LatentSet.load(tmp_path / "set")) == 100
+        with pytest.raises(ValueError, match="max_shard_bytes must be at least 1, got 0"):
+            latents.save(tmp_path / "set", max_shard_bytes=0)
+
+    def test_each_shard_is_a_set_of_its_own(self, tmp_path: Path) -> None:
+        latents = make_latents()
+        latents.save(tmp_path / "latents.safetensors", dtype=torch.float32, max_shard_bytes=100)
+        names = [f"latents-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "latents.safetensors.index.json"]
+        assert_same(LatentSet.concatenate([LatentSet.load(tmp_path / name) for name in names]), latents)
+
+
+@pytest.fixture(params=[1000, 100], ids=["file", "shards"])
+def mapped(tmp_path: Path, request: pytest.FixtureRequest) -> LatentSet:
+    """`make_latents()`, left in one file or in three."""
+    make_latents().save(tmp_path / "mapped", dtype=torch.float32, max_shard_bytes=request.param)
+    return LatentSet.load(tmp_path / "mapped", mmap=True)
+
+
+class TestMapped:
+    def test_it_does_what_a_set_in_memory_does(self, mapped: LatentSet, tmp_path: Path) -> None:
+        latents = make_latents()
+        assert_same(mapped, latents)
+        assert (repr(mapped), mapped.images_per_class) == (repr(latents), latents.images_per_class)
+        for chosen in (torch.tensor([5, 0, -2]), torch.arange(6) % 2 == 0):
+            assert_same(mapped.select(chosen), latents.select(chosen))
+        for parts in ([0, 0], [0, 1]):  # all left in their files; one in memory
+            left = LatentSet.concatenate([(mapped, latents)[part] for part in parts])
+            assert_same(left, LatentSet.concatenate([latents, latents]))
+        for limit in (1000, 100):
+            mapped.save(tmp_path / "again", max_shard_bytes=limit)
+            latents.save(tmp_path / "plain", max_shard_bytes=limit)
+            files = zip(sorted(tmp_path.glob("again*")), sorted(tmp_path.glob("plain*")), strict=True)
+            assert all(a.read_bytes() == b.read_bytes() for a, b in files if a.suffix != ".json")
+
+    def test_it_can_be_saved_over_itself(self, mapped: LatentSet, tmp_path: Path) -> None:
+        mapped.save(tmp_path / "mapped", dtype=torch.float32, max_shard_bytes=100)
+        assert_same(LatentSet.load(tmp_path / "mapped"), make_latents())
+
+    def test_an_index_out_of_range_is_refused(self, mapped: LatentSet) -> None:
+        for place in (6, -7):
+            with pytest.raises(IndexError):
+                mapped.batch(torch.tensor([0, place]))
+
+    def test_copies_and_pickles_hold_paths(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        wide = LatentSet(torch.ones(10, 10_000), torch.arange(10), soft_labels=torch.ones(10, 10_000))
+        wide.save(tmp_path / "wide", max_shard_bytes=300_000)
+        monkeypatch.chdir(tmp_path)
+        left = LatentSet.load("wide", mmap=True)
+        monkeypatch.chdir("/")
+        pickled = pickle.dumps(left)
+        assert len(pickled) < 5000
+        for other in (pickle.loads(pickled), copy.deepcopy(left)):
+            assert_same(other, LatentSet.load(tmp_path / "wide", mmap=True))
+
+    def test_what_is_not_finite_is_found_by_the_batch_that_reads_it(self, tmp_path: Path) -> None:
+        values = torch.ones(4, 3)
+        values[2, 1] = math.nan
+        save_tensors(tmp_path / "file", {"latents": values, "labels": torch.arange(4)})
+        left = LatentSet.load(tmp_path / "file", mmap=True)
+        left = LatentSet.concatenate([left, left])
+        assert torch.equal(left.batch(torch.tensor([7, 0]))[0], torch.ones(2, 3))
+        message = r"file: latents must be finite, got NaN or infinity in 1 of 2 rows read \(first: 2\)"
+        for read in (left.batch, left.select):
+            with pytest.raises(ValueError, match=message):
+                read(torch.tensor([5, 6]))
+        with pytest.raises(ValueError, match="finite"):
+            left.save(tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+    @pytest.mark.parametrize("change", ["replaced", "cut", "removed"])
+    def test_a_file_that_changes_while_in_use_is_found_out(
+        self, mapped: LatentSet, tmp_path: Path, change: str
+    ) -> None:
+        for file in mapped_files(tmp_path):
+            if change == "cut":
+                os.truncate(file, 60)
+            elif change == "removed":
+                file.unlink()
+            else:
+                make_latents(seed=1).save(file)
+        with pytest.raises(FileNotFoundError if change == "removed" else RuntimeError):
+            mapped.batch(torch.tensor([4]))
+
+
+def mapped_files(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.suffix != ".json"]
 
 
 def test_latents_must_fit_the_generator() -> None:

@@ -17,23 +17,31 @@ BASE = {
     "images",
     "draws",
     "precision",
+    "extras",
 }  # they know of no more than each other, so every other one may use them
 MAY_IMPORT = {
     "files": set(),
     "images": {"files"},
     "draws": set(),
     "precision": set(),
+    "extras": set(),
     "checkpoint": {"files"},
     "augmentation": {"images"},
     "networks": {"images"},
-    "metrics": {"images"},
+    "features": {"images", "extras"},
+    "metrics": {"images", "draws", "extras"},
     "hub": {"images"},
     "recipes": BASE | {"networks", "augmentation"},
-    "latents": BASE,
+    "latent_files": {"files"},
+    "latents": BASE | {"latent_files"},
     "generators": BASE | {"augmentation", "metrics", "checkpoint"},
-    "bundle": BASE | {"latents", "generators", "hub"},
-    "dataset": BASE | {"latents", "generators"},
-    "cifar": BASE | {"dataset", "bundle"},
+    "bundle_config": BASE | {"latent_files", "generators"},
+    "card": {"generators"},
+    "bundle": BASE | {"latents", "generators", "hub", "bundle_config", "card"},
+    "cache": {"files"},
+    "generated": BASE | {"latents", "generators", "cache"},
+    "dataset": BASE | {"latents", "generated"},
+    "cifar": BASE | {"dataset", "bundle", "generated"},
     "loader": BASE | {"dataset", "augmentation"},
     "condense": BASE | {"latents", "networks", "recipes", "augmentation", "checkpoint"},
     "evaluation": BASE | {"recipes", "networks", "metrics"},
@@ -88,7 +96,7 @@ def test_all_public_names_exist() -> None:
 
 
 def test_importing_the_package_loads_nothing_that_is_seldom_needed() -> None:
-    seldom = {"huggingface_hub", "matplotlib", "sklearn"}
+    seldom = {"huggingface_hub", "matplotlib", "sklearn", "torch_fidelity", "torchmetrics"}
     code = f"import sys, itgan_data; print(*({seldom} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == []

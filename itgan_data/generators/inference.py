@@ -1,8 +1,9 @@
 """A frozen generator: spectral norm folded away, class batch norm as tables, upsampling by parity convolutions."""
 
 import os
+import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..files import load_tensors, read_json, save_tensors, sha256_of, write_json
-from .biggan import BatchStatistics, BigGAN, BigGANConfig, ClassBatchNorm2d, UpBlock, first_map, upsample
+from ..files import (
+    TensorInfo,
+    check_sha256,
+    load_tensors,
+    read_header,
+    read_json,
+    save_tensors,
+    sha256_of,
+    write_json,
+)
+from .biggan import BatchStatistics, BigGAN, BigGANConfig, ClassBatchNorm2d, UpBlock, first_map
+from .pixels import Pixels, build_pixels
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "generator.safetensors"
+WEIGHTS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_MAX_WIDTH = 1 << 16  # classes, latent width, channels: far beyond any BigGAN
+_MAX_WIDTHS = 8  # entries of a list of them: 512 px
 
 
 class ClassAffine(nn.Module):
@@ -49,13 +63,20 @@ class UpsampleConv2d(Conv2d):
     """Nearest upsampling and a 3x3 convolution, as four 2x2 convolutions of the small map.
 
     An output pixel of each parity sees only 2x2 different inputs, so the taps that meet the same input are
-    summed beforehand: 16 multiplies an output pixel in place of 36, with equal results.
+    summed beforehand: 16 multiplies an output pixel in place of 36, with equal results. The sums are made once, when
+    a state dict is loaded, which holds the 3x3 weight alone.
     """
+
+    kernels: torch.Tensor
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3)
+        self.register_buffer("kernels", torch.empty(2, 2, out_channels, in_channels, 2, 2), persistent=False)
+        self.register_load_state_dict_post_hook(_sum_taps)  # type: ignore[no-untyped-call]
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         batch, _, height, width = maps.shape
         padded = F.pad(maps, (1, 1, 1, 1))
-        kernels = parity_kernels(self.weight)
         result = torch.empty(
             (batch, len(self.weight), 2 * height, 2 * width),
             dtype=maps.dtype,
@@ -65,8 +86,13 @@ class UpsampleConv2d(Conv2d):
         for row in (0, 1):
             for column in (0, 1):
                 window = padded[:, :, row : row + height + 1, column : column + width + 1]
-                result[:, :, row::2, column::2] = F.conv2d(window, kernels[row, column], self.bias)
+                result[:, :, row::2, column::2] = F.conv2d(window, self.kernels[row, column], self.bias)
         return result
+
+
+def _sum_taps(conv: nn.Module, _keys: object) -> None:
+    assert isinstance(conv, UpsampleConv2d)
+    conv.kernels = parity_kernels(conv.weight.detach())
 
 
 def parity_kernels(weight: torch.Tensor) -> torch.Tensor:
@@ -81,14 +107,18 @@ class FrozenUpBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, num_classes: int) -> None:
         super().__init__()
         self.bn1 = ClassAffine(num_classes, in_channels)
-        self.conv1 = UpsampleConv2d(in_channels, out_channels, 3)
+        self.conv1 = UpsampleConv2d(in_channels, out_channels)
         self.bn2 = ClassAffine(num_classes, out_channels)
         self.conv2 = Conv2d(out_channels, out_channels, 3)
         self.shortcut = Conv2d(in_channels, out_channels, 1)
 
     def forward(self, maps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         hidden: torch.Tensor = self.conv2(self.bn2(self.conv1(self.bn1(maps, labels)), labels))
-        return hidden + upsample(self.shortcut(maps))
+        shortcut: torch.Tensor = self.shortcut(maps)
+        batch, channels, height, width = shortcut.shape
+        fine = hidden.view(batch, channels, height, 2, width, 2)
+        fine += shortcut[:, :, :, None, :, None]  # upsampled as it is read
+        return hidden
 
 
 class FrozenBigGAN(nn.Module):
@@ -106,8 +136,10 @@ class FrozenBigGAN(nn.Module):
         self.num_classes = config.num_classes
         self.image_shape = config.image_shape
         widths = config.channels
+        self.largest_map = max(width * (config.bottom << number) ** 2 for number, width in enumerate(widths))
         self.linear = nn.Linear(config.latent_dim, widths[0] * config.bottom**2, device="meta")
-        self.linear.to_empty(device="cpu")  # skips the default initialisation, which draws from the global RNG
+        default = torch.empty(0).device  # skips the default initialisation, which draws from the global RNG
+        self.linear.to_empty(device=default)
         self.blocks = nn.ModuleList(
             FrozenUpBlock(before, after, config.num_classes) for before, after in pairwise(widths)
         )
@@ -166,35 +198,80 @@ def describe_generator(generator: nn.Module) -> dict[str, Any]:
     """What `build_generator` needs to build it again, besides the weights.
 
     Raises:
-        ValueError: it is not a `FrozenBigGAN`.
+        ValueError: it is neither a `FrozenBigGAN` nor `Pixels`.
     """
+    if isinstance(generator, Pixels):
+        return {"architecture": "pixels", "arguments": generator.arguments}
     if not isinstance(generator, FrozenBigGAN):
-        raise ValueError(f"expected a FrozenBigGAN (see fold), got {type(generator).__name__}")
+        raise ValueError(f"expected a FrozenBigGAN (see fold) or Pixels, got {type(generator).__name__}")
     return {"architecture": "biggan", "arguments": asdict(generator.config)}
 
 
-def build_generator(description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FrozenBigGAN:
+def build_generator(description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FrozenBigGAN | Pixels:
     """The frozen generator of a description and its tensors, in float32.
 
     Raises:
         ValueError: another architecture, arguments it does not take, or tensors that do not fit.
     """
-    if description.get("architecture") != "biggan":
-        raise ValueError(f"unknown architecture {description.get('architecture')!r}; expected 'biggan'")
-    try:
-        config = BigGANConfig(**description["arguments"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the arguments of the generator are not those of a BigGAN ({error})") from error
-    generator = FrozenBigGAN(config)
+    generator = _outline(description)
+    _check_shapes(generator, {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"generator tensor {name!r} holds values that are not finite")
+    generator.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return generator.to(memory_format=torch.channels_last)
+
+
+def read_generator(folder: Path, config: Mapping[str, Any]) -> FrozenBigGAN | Pixels:
+    """The generator of a folder whose `config.json` was read; its file is checked before it takes memory.
+
+    Raises:
+        ValueError: a checksum, header or tensor that does not fit the configuration.
+    """
+    check_sha256(folder / WEIGHTS_FILE, config.get("sha256"))
+    _check_shapes(_outline(config["generator"]), read_header(folder / WEIGHTS_FILE))
+    return build_generator(config["generator"], load_tensors(folder / WEIGHTS_FILE))
+
+
+def _outline(description: object) -> FrozenBigGAN | Pixels:
+    """A generator without memory for its weights."""
+    if not isinstance(description, Mapping):
+        raise ValueError(f"the description of a generator must be an object, got {type(description).__name__}")
+    if (architecture := description.get("architecture")) == "pixels":
+        return build_pixels(description.get("arguments"))
+    if architecture != "biggan":
+        raise ValueError(f"unknown architecture {reprlib.repr(architecture)}; expected 'biggan' or 'pixels'")
+    if problem := _problem(description.get("arguments")):
+        raise ValueError(f"the arguments of the generator are not those of a BigGAN ({problem})")
+    with torch.device("meta"):
+        return FrozenBigGAN(BigGANConfig(**description["arguments"]))
+
+
+def _problem(arguments: object) -> str | None:
+    """What keeps JSON values from being the arguments of a `BigGANConfig` of a reasonable size."""
+    if not isinstance(arguments, Mapping):
+        return f"expected an object, got {type(arguments).__name__}"
+    known = {field.name: type(field.default) for field in fields(BigGANConfig)}
+    for name, value in arguments.items():
+        if name not in known:
+            return f"unknown: {reprlib.repr(name)}"
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        item = int if known[name] is tuple else known[name]
+        if (known[name] is tuple) != (values is value) or any(type(entry) is not item for entry in values):
+            return f"{name} must be {'a list of int' if known[name] is tuple else item.__name__}"
+        if len(values) > _MAX_WIDTHS or (item is int and max(values, default=0) > _MAX_WIDTH):
+            return f"{name} must be at most {_MAX_WIDTH}, a list have at most {_MAX_WIDTHS} entries"
+    return None
+
+
+def _check_shapes(generator: nn.Module, tensors: Mapping[str, TensorInfo]) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
     for name in sorted(expected.keys() | tensors.keys()):
-        got = tuple(tensors[name].shape) if name in tensors else None
+        got = tensors[name].shape if name in tensors else None
         if got != expected.get(name):
-            raise ValueError(f"generator tensor {name!r}: expected shape {expected.get(name)}, got {got}")
-        if not tensors[name].isfinite().all():
-            raise ValueError(f"generator tensor {name!r} holds values that are not finite")
-    generator.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    return generator.to(memory_format=torch.channels_last)
+            raise ValueError(f"generator tensor {name[:80]!r}: expected shape {expected.get(name)}, got {got}")
+        if (dtype := tensors[name].dtype) not in WEIGHTS_DTYPES:
+            raise ValueError(f"generator tensor {name!r}: expected one of {WEIGHTS_DTYPES}, got {dtype}")
 
 
 def save_generator(
@@ -207,7 +284,7 @@ def save_generator(
     write_json(folder / CONFIG_FILE, {"generator": describe_generator(generator), "sha256": checksum})
 
 
-def load_generator(path: str | os.PathLike[str]) -> FrozenBigGAN:
+def load_generator(path: str | os.PathLike[str]) -> FrozenBigGAN | Pixels:
     """Read a frozen generator from a folder: what `GeneratorTrainer` wrote, or a bundle.
 
     Raises:
@@ -221,7 +298,4 @@ def load_generator(path: str | os.PathLike[str]) -> FrozenBigGAN:
     config = read_json(folder / CONFIG_FILE)
     if "generator" not in config:
         raise ValueError(f"{folder / CONFIG_FILE} has no key 'generator'; expected a bundle or a trained generator")
-    checksum = config.get("sha256", {}).get(WEIGHTS_FILE)
-    if sha256_of(folder / WEIGHTS_FILE) != checksum:
-        raise ValueError(f"{folder / WEIGHTS_FILE} does not match its sha256 in {CONFIG_FILE}; get it again")
-    return build_generator(config["generator"], load_tensors(folder / WEIGHTS_FILE))
+    return read_generator(folder, config)

@@ -1,0 +1,128 @@
+"""What does a set of ImageNet's size cost to open? Seconds, resident memory and bytes from disk, in a fresh process.
+
+For each stored dtype, the files are dropped from the system's cache and a new process opens them memory-mapped, makes a
+data set of them and reads batches at random places. Resident memory is what the process has more than after its imports
+and a first, tiny set. Linux only.
+
+    python benchmarks/latents_scale.py
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import torch
+from torch import nn
+
+from itgan_data.dataset import SyntheticDataset
+from itgan_data.draws import permutation
+from itgan_data.evaluation.protocol import environment
+from itgan_data.files import write_json
+from itgan_data.latents import LatentSet
+
+Value = TypeVar("Value")
+NUM_CLASSES = 1000
+BATCH_SIZE = 256
+MORE_BATCHES = 100
+DTYPES = (torch.float32, torch.float16, torch.int8)
+
+
+class NoImages(nn.Module):
+    """What a data set asks of a generator when it is made."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.num_classes = NUM_CLASSES
+        self.image_shape = (3, 64, 64)
+
+
+def resident_mb() -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024 / 1e6
+
+
+def disk_mb() -> float:
+    """MB that this process made the disk read so far, the kernel's read-ahead included."""
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes")) / 1e6
+
+
+def drop_from_cache(folder: Path) -> None:
+    for file in folder.iterdir():
+        with open(file, "rb") as content:
+            os.posix_fadvise(content.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read(latents: LatentSet, batches: list[torch.Tensor]) -> None:
+    for batch in batches:
+        latents.batch(batch)
+
+
+def measure(path: Path, seed: int) -> dict[str, dict[str, float]]:
+    """Seconds, resident MB and MB from disk of each step, in the order taken."""
+    torch.set_num_threads(1)
+    tiny = path.with_name("tiny.safetensors")  # what the first set of a process loads is not the large one's share
+    LatentSet(torch.zeros(1, 1), torch.tensor([0])).save(tiny)
+    LatentSet.load(tiny, mmap=True).batch(torch.tensor([0]))
+    drop_from_cache(path.parent)
+    baseline = resident_mb()
+    steps: dict[str, dict[str, float]] = {"baseline": {"resident_mb": baseline}}
+
+    def step(name: str, action: Callable[[], Value]) -> Value:
+        before, started = disk_mb(), time.perf_counter()
+        value = action()
+        seconds = time.perf_counter() - started
+        steps[name] = {"seconds": seconds, "resident_mb": resident_mb() - baseline, "disk_mb": disk_mb() - before}
+        return value
+
+    latents = step("open", lambda: LatentSet.load(path, mmap=True))
+    dataset = step("data set", lambda: SyntheticDataset(NoImages(latents.latent_dim), latents, cache=None))
+    first, *others = torch.split(permutation(seed, 0, len(dataset))[: BATCH_SIZE * (1 + MORE_BATCHES)], BATCH_SIZE)
+    step("batch", lambda: latents.batch(first))
+    step("more batches", lambda: read(latents, others))
+    step("the same again", lambda: read(latents, others))
+    return steps
+
+
+@click.command(help=__doc__)
+@click.option("--count", default=1_281_167, show_default=True, help="Latents; ImageNet's training set by default.")
+@click.option("--latent-dim", default=128, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/latents-scale.json"), show_default=True)
+def main(count: int, latent_dim: int, seed: int, out: Path) -> None:
+    torch.set_num_threads(1)
+    rng = torch.Generator().manual_seed(seed)
+    latents = LatentSet(torch.randn(count, latent_dim, generator=rng), torch.arange(count) % NUM_CLASSES)
+    results = {}
+    click.echo(
+        "| stored as | MB | files | open | data set | batch | resident | read to open | by the batch | warm batch |"
+    )
+    click.echo("|---|" + "---:|" * 9)
+    for dtype in DTYPES:
+        stored_as = str(dtype).removeprefix("torch.")
+        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            latents.save(Path(folder, "latents.safetensors"), dtype=dtype)
+            sizes = [file.stat().st_size / 1e6 for file in Path(folder).glob("*.safetensors")]
+            steps = fresh.submit(measure, Path(folder, "latents.safetensors"), seed).result()
+        results[stored_as] = {"files": len(sizes), "mb": sum(sizes), "steps": steps}
+        resident = max(values["resident_mb"] for name, values in steps.items() if name != "baseline")
+        warm = steps["the same again"]["seconds"] / MORE_BATCHES
+        click.echo(
+            f"| {stored_as} | {sum(sizes):.0f} | {len(sizes)} | {steps['open']['seconds']:.2f} s "
+            f"| {steps['data set']['seconds']:.2f} s | {steps['batch']['seconds'] * 1e3:.0f} ms "
+            f"| {resident:.0f} MB | {steps['open']['disk_mb']:.0f} MB | {steps['batch']['disk_mb']:.1f} MB "
+            f"| {warm * 1e3:.1f} ms |"
+        )
+    settings = {"count": count, "latent_dim": latent_dim, "batch_size": BATCH_SIZE, "seed": seed}
+    write_json(out, {"settings": settings, "environment": environment(), "results": results})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Pixels as parameters: a generator without weights, whose latent is the image."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..images import Normalization, unit_to_signed
+
+_MAX_SIZE = 1 << 16  # of a side and the number of classes in a file
+
+
+class Pixels(nn.Module):
+    """Shows latents as images: a latent is a standardized image `[C * H * W]`, one value a pixel and channel.
+
+    With it whatever learns latents learns pixels, on the scale that published learning rates of pixels are meant for.
+    Values are not clamped, so an image can leave [-1, 1].
+
+    Args:
+        image_shape: `(C, H, W)`.
+        num_classes: of the labels, which do not change an image.
+        normalization: of the networks that the images are for.
+
+    Raises:
+        ValueError: sizes below 1, or a normalisation of other channels.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, normalization: Normalization) -> None:
+        super().__init__()
+        self.image_shape: tuple[int, int, int] = tuple(image_shape)  # type: ignore[assignment]  # JSON gives a list
+        self.num_classes = num_classes
+        self.normalization = normalization
+        if len(self.image_shape) != 3 or min(*self.image_shape, num_classes) < 1:
+            raise ValueError(
+                f"image_shape must be (C, H, W) and num_classes at least 1, got {self.image_shape} and {num_classes}"
+            )
+        if len(normalization.mean) != self.image_shape[0]:
+            raise ValueError(
+                f"normalization has {len(normalization.mean)} channels and images of {self.image_shape} have "
+                f"{self.image_shape[0]}; give one mean and std a channel"
+            )
+
+    @property
+    def latent_dim(self) -> int:
+        channels, height, width = self.image_shape
+        return channels * height * width
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """JSON values that build it again."""
+        return {
+            "image_shape": list(self.image_shape),
+            "num_classes": self.num_classes,
+            "normalization": {"mean": list(self.normalization.mean), "std": list(self.normalization.std)},
+        }
+
+    def extra_repr(self) -> str:
+        return str(self.arguments)
+
+    def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Signed images `[N, C, H, W]` of latents `[N, latent_dim]`."""
+        return unit_to_signed(self.normalization.to_unit(latents.view(-1, *self.image_shape)))
+
+    def encode(self, unit_images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The latents `[N, latent_dim]` of unit images `[N, C, H, W]`."""
+        return self.normalization.standardize(unit_images).flatten(1)
+
+
+def build_pixels(arguments: object) -> Pixels:
+    """`Pixels` of the JSON values in `Pixels.arguments`.
+
+    Raises:
+        ValueError: other values.
+    """
+    try:
+        if not isinstance(arguments, Mapping) or set(arguments) != {"image_shape", "num_classes", "normalization"}:
+            raise ValueError("expected image_shape, num_classes and normalization")
+        shape, num_classes, values = (arguments[name] for name in ("image_shape", "num_classes", "normalization"))
+        if any(type(size) is not int or size > _MAX_SIZE for size in (*shape, num_classes)):
+            raise ValueError(f"sizes must be integers of at most {_MAX_SIZE}")
+        numbers = [tuple(float(value) for value in values[name]) for name in ("mean", "std")]
+        return Pixels(tuple(shape), num_classes, Normalization(*numbers))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the arguments of the generator are not those of Pixels ({error})") from error

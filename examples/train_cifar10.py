@@ -1,11 +1,12 @@
 """Train a classifier on condensed CIFAR-10, in the loop that one writes for torchvision's.
 
-The one changed line is the import: `from itgan_data import ITGANCIFAR10` in place of
+The one changed line is the import: `from itgan_data import ITGANCIFAR10 as CIFAR10` in place of
 `from torchvision.datasets import CIFAR10`. With `--test` the verdict is the accuracy on real test images;
 without it, on synthetic ones kept apart from training.
 """
 
 import copy
+from pathlib import Path
 
 import click
 import torch
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
+from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
-from itgan_data import ITGANCIFAR10, open_dataset
+from itgan_data import ITGANCIFAR10 as CIFAR10
 
 NORMALIZE = transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 TEST_TRANSFORM = transforms.Compose([transforms.ToTensor(), NORMALIZE])
@@ -40,19 +42,20 @@ def convnet(width: int = 32) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * 16, 10))
 
 
-def real_test_set(spec: str, download: bool) -> Dataset:
-    kind, _, root = spec.partition(":")
+def data_sets(test_spec: str | None, download: bool, source: str | None) -> tuple[Dataset, Dataset]:
+    """Images to train on, and to test on: real ones, or without `test_spec` a tenth kept apart from training."""
+    kind, _, folder = (test_spec or "").partition(":")
+    root = folder if kind == "cifar10" and folder else "data"
+    bundle = {"source": source} if source else {}  # torchvision's CIFAR10 has no such argument
+    train = CIFAR10(root, train=True, transform=TRAIN_TRANSFORM, download=download, **bundle)
     if kind == "cifar10":
-        return ITGANCIFAR10(root or "data", train=False, transform=TEST_TRANSFORM, download=download)
-    dataset = open_dataset(spec, "test")
-    dataset.transform = TEST_TRANSFORM
-    return dataset
-
-
-def split_training_set(source: str | None) -> tuple[Dataset, Dataset]:
-    """Nine tenths of the synthetic images to train on, and a tenth to test on."""
-    train = ITGANCIFAR10(source=source, transform=TRAIN_TRANSFORM)
-    test = copy.copy(train)  # of the same images, which are generated once
+        return train, CIFAR10(root, train=False, transform=TEST_TRANSFORM, download=download)
+    if kind == "imagefolder":
+        split = Path(folder, "test")
+        return train, ImageFolder(split if split.is_dir() else folder, TEST_TRANSFORM)
+    if kind:
+        raise ValueError(f"--test must be cifar10:ROOT or imagefolder:DIR, got {test_spec}")
+    test = copy.copy(train)  # the same images, made or read once
     test.transform = TEST_TRANSFORM
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
     held_out = len(order) // 10
@@ -107,12 +110,8 @@ def main(
     """Train a small network on condensed CIFAR-10 and print its accuracy."""
     torch.manual_seed(seed)
     try:
-        if test_spec:
-            train_set = ITGANCIFAR10(source=source, transform=TRAIN_TRANSFORM)
-            test_set = real_test_set(test_spec, download)
-        else:
-            train_set, test_set = split_training_set(source)
-    except (ValueError, RuntimeError) as error:
+        train_set, test_set = data_sets(test_spec, download, source)
+    except (ValueError, RuntimeError, OSError) as error:
         raise click.ClickException(str(error)) from error
     print(f"{len(train_set):,} synthetic images to train on, {len(test_set):,} images to test on")
     loader = DataLoader(train_set, batch_size=min(batch_size, len(train_set)), shuffle=True, drop_last=True)

@@ -1,6 +1,6 @@
 """Data sets that a frozen generator makes from learned latents."""
 
-from .bundle import Bundle, load_bundle, save_bundle
+from .bundle import Bundle, load_bundle, push_bundle, save_bundle
 from .cifar import ITGANCIFAR10, ITGANCIFAR100
 from .condense.condenser import Condenser, OutOfTimeError
 from .condense.config import CondenserConfig
@@ -12,9 +12,10 @@ from .generators.biggan import BigGAN, BigGANConfig
 from .generators.importers import import_generator
 from .generators.inference import FrozenBigGAN, fold, load_generator
 from .generators.training import GeneratorTrainer, GeneratorTrainerConfig
+from .hub import HubError
 from .images import open_dataset
 from .latents import LatentSet, RandomLatents
-from .loader import SyntheticLoader
+from .loader import SyntheticLoader, collate_dicts
 
 __all__ = [
     "ITGANCIFAR10",
@@ -27,6 +28,7 @@ __all__ = [
     "FrozenBigGAN",
     "GeneratorTrainer",
     "GeneratorTrainerConfig",
+    "HubError",
     "InversionConfig",
     "LatentSet",
     "OutOfTimeError",
@@ -34,11 +36,13 @@ __all__ = [
     "RandomLatents",
     "SyntheticDataset",
     "SyntheticLoader",
+    "collate_dicts",
     "evaluate",
     "fold",
     "import_generator",
     "load_bundle",
     "load_generator",
     "open_dataset",
+    "push_bundle",
     "save_bundle",
 ]

@@ -63,9 +63,9 @@ def color(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 def crop(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """Shift by up to an eighth of the side, rows then columns, with zeros shifted in."""
     height, width = images.shape[2:]
-    rows = _shift(draws[:, 0], int(height * CROP_RATIO + 0.5))
-    columns = _shift(draws[:, 1], int(width * CROP_RATIO + 0.5))
-    return _translate(images, rows, columns)
+    rows = _shifted(height, draws[:, 0], int(height * CROP_RATIO + 0.5))
+    columns = _shifted(width, draws[:, 1], int(width * CROP_RATIO + 0.5))
+    return _resample(images, rows, columns)
 
 
 def flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
@@ -97,24 +97,23 @@ def _per_image(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return values.to(device=images.device, dtype=images.dtype).view(-1, 1, 1, 1)
 
 
-def _shift(draws: torch.Tensor, reach: int) -> torch.Tensor:
-    """Whole numbers in -reach..reach."""
-    return (draws * (2 * reach + 1)).long() - reach
+def _shifted(size: int, draws: torch.Tensor, reach: int) -> torch.Tensor:
+    """`0..size - 1` for each draw `[B]`, moved by a whole number in -reach..reach `[B, size]`."""
+    shift = (draws * (2 * reach + 1)).long() - reach
+    return torch.arange(size, device=draws.device) + shift.unsqueeze(1)
 
 
-def _translate(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Output pixel (i, j) is input pixel (i + rows, j + columns), or zero outside."""
+def _resample(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Output pixel (i, j) of an image is input pixel (rows[i], columns[j]), or zero outside.
+
+    One gather from the image with a border of zeros: every pass over a batch costs as much as reading it.
+    """
     batch, channels, height, width = images.shape
-    padded = F.pad(images, (1, 1, 1, 1))
-    row = _source_index(rows, height, images.device).view(batch, 1, height, 1)
-    padded = padded.gather(2, row.expand(batch, channels, height, width + 2))
-    column = _source_index(columns, width, images.device).view(batch, 1, 1, width)
-    return padded.gather(3, column.expand(batch, channels, height, width))
-
-
-def _source_index(shift: torch.Tensor, size: int, device: torch.device) -> torch.Tensor:
-    positions = torch.arange(1, size + 1, device=device)
-    return (positions + shift.to(device).unsqueeze(1)).clamp(0, size + 1)
+    rows = (rows.to(images.device) + 1).clamp(0, height + 1)
+    columns = (columns.to(images.device) + 1).clamp(0, width + 1)
+    places = rows.unsqueeze(2) * (width + 2) + columns.unsqueeze(1)
+    places = places.view(batch, 1, height * width).expand(batch, channels, height * width)
+    return F.pad(images, (1, 1, 1, 1)).flatten(2).gather(2, places).view_as(images)
 
 
 def _cut_square(images: torch.Tensor, draws: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
@@ -217,8 +216,11 @@ class CropFlip:
         return 3
 
     def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        images = _translate(images, _shift(draws[:, 0], self.padding), _shift(draws[:, 1], self.padding))
-        return flip(images, draws[:, 2:3]) if self.flip else images
+        rows = _shifted(images.shape[2], draws[:, 0], self.padding)
+        columns = _shifted(images.shape[3], draws[:, 1], self.padding)
+        if self.flip:
+            columns = torch.where(draws[:, 2:3] < FLIP_PROBABILITY, columns.flip(1), columns)
+        return _resample(images, rows, columns)
 
 
 @dataclass(frozen=True)

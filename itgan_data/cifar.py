@@ -9,7 +9,8 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from .bundle import Bundle, load_bundle
-from .dataset import Cache, SyntheticDataset
+from .dataset import SyntheticDataset
+from .generated import Cache
 
 
 class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvision has no types

@@ -37,7 +37,7 @@ def unit_to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 def uint8_to_unit(images: torch.Tensor) -> torch.Tensor:
     """Take 0..255 to float32 [0, 1]."""
-    return images.to(torch.float32) / 255.0
+    return images.to(torch.float32, copy=True).div_(255.0)
 
 
 def signed_to_uint8(images: torch.Tensor) -> torch.Tensor:

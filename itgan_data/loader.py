@@ -1,9 +1,11 @@
 """`SyntheticLoader`: whole batches, generated, standardized and augmented on the device."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
+from torch.utils.data import default_collate
 
 from . import draws
 from .augmentation import Augmentation
@@ -28,7 +30,7 @@ class SyntheticLoader:
     Order and augmentation are functions of (seed, epoch, index): they do not depend on batch size, device or
     number of processes. Each `iter()` is the next epoch, unless `set_epoch` came before it. With `world_size`
     processes every rank gets as many images: the order is padded with its beginning, or cut short if
-    `drop_last`.
+    `drop_last`. With `device` on a GPU, a batch is made on a side stream while the one before it is in use.
 
     Args:
         dataset: a `SyntheticDataset` without transforms, a `LabeledImages`, or anything with `__len__` and
@@ -95,8 +97,10 @@ class SyntheticLoader:
         return self._batches(epoch, first)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next `iter()` epoch number `epoch`."""
-        self._start = self._position = (epoch, 0)
+        """Make the next `iter()` epoch number `epoch`; where a state of that epoch was loaded, its rest."""
+        if epoch != self._start[0]:
+            self._start = (epoch, 0)
+        self._position = self._start
 
     def state_dict(self) -> dict[str, int]:
         """Where the loader is (the epoch, and how many of its batches were yielded) and what fixes them."""
@@ -127,12 +131,13 @@ class SyntheticLoader:
         return images, labels.to(images.device, non_blocking=True)
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = self._order(epoch)
-        for number in range(first, len(self)):
-            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
-            images, labels = self.batch(indices, epoch)
-            self._position = (epoch, number + 1)
-            yield images, labels
+        splits = torch.split(self._order(epoch), self.batch_size)[first : len(self)]
+        batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = map(self.batch, splits, itertools.repeat(epoch))
+        if self.device is not None and self.device.type == "cuda":
+            batches = _made_ahead(batches, self.device)
+        for number, batch in enumerate(batches, first + 1):
+            self._position = (epoch, number)
+            yield batch
         self._position = (epoch + 1, 0)
 
     def _order(self, epoch: int) -> torch.Tensor:
@@ -160,6 +165,28 @@ class SyntheticLoader:
         }
 
 
+def _made_ahead(
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]], device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The same batches, each enqueued on a stream of its own before the one ahead of it is given out."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))  # for what the data set is still being copied from
+
+    def enqueue() -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.cuda.Event]:
+        with torch.cuda.stream(stream):
+            return next(batches, None), stream.record_event()
+
+    batch, made = enqueue()
+    while batch is not None:
+        following = enqueue()
+        user = torch.cuda.current_stream(device)
+        user.wait_event(made)  # not wait_stream: that would wait for the following batch too
+        for tensor in batch:
+            tensor.record_stream(user)  # its memory is not given to the side stream before the user is done
+        yield batch
+        batch, made = following
+
+
 def _check_no_transforms(dataset: Any) -> None:
     """Refuse what works on items or on a DataLoader's batches, which this loader does not make."""
     if not isinstance(dataset, SyntheticDataset):
@@ -171,3 +198,16 @@ def _check_no_transforms(dataset: Any) -> None:
         raise ValueError(
             f"{type(dataset).__name__} overrides __getitem__, which SyntheticLoader does not call; use a DataLoader"
         )
+
+
+def collate_dicts(samples: list[tuple[Any, Any]]) -> dict[str, torch.Tensor]:
+    """A batch as Hugging Face image classifiers take it: the `data_collator` of a `Trainer`.
+
+    Args:
+        samples: `(image, label)` as a data set yields them to a `DataLoader`; images are tensors.
+
+    Returns:
+        `pixel_values` `[B, C, H, W]`, in the samples' range, and int64 `labels` `[B]`.
+    """
+    images, labels = default_collate(samples)
+    return {"pixel_values": images, "labels": labels}

@@ -2,8 +2,9 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,10 +12,16 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.datasets import CIFAR10
 
+from itgan_data.bundle import save_bundle
+from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.images import LabeledImages
+from itgan_data.latents import LatentSet
 
 ROOT = Path(__file__).resolve().parent.parent
+
+os.environ["ITGAN_DATA_CACHE"] = ""  # no generated images are stored but where `cache_of_its_own` says
 
 
 def load_script(path: str) -> ModuleType:
@@ -26,6 +33,43 @@ def load_script(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def write_cifar10(root: Path, train: LabeledImages, test: LabeledImages) -> None:
+    """Write images as torchvision's CIFAR10 stores them; it reads them under the fixture `unchecked_cifar10`."""
+    folder = root / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    parts = [train.select(places) for places in torch.arange(len(train)).chunk(len(CIFAR10.train_list))]
+    names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
+    for name, part in zip(names, [*parts, test], strict=True):
+        content = {"data": part.images.flatten(1).numpy(), "labels": part.labels.tolist()}
+        (folder / name).write_bytes(pickle.dumps(content))
+    meta = {CIFAR10.meta["key"]: list(train.class_names)}
+    (folder / CIFAR10.meta["filename"]).write_bytes(pickle.dumps(meta))
+
+
+def write_bundle(
+    folder: Path, names: Sequence[str], *, channels: tuple[int, ...] = (8, 8, 8, 8), images_per_class: int = 2
+) -> Path:
+    """A bundle of a BigGAN that was never trained; the latents of a class are close, so its images are alike."""
+    rng = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = BigGAN(BigGANConfig(num_classes=len(names), channels=channels, latent_dim=16)).eval()
+    count = images_per_class * len(names)
+    labels = torch.arange(count) // images_per_class
+    classes, noise = torch.randn(len(names), 16, generator=rng), torch.randn(count, 16, generator=rng)
+    latents = LatentSet(classes[labels] + 0.3 * noise, labels)
+    config = {
+        "dataset": "toy",
+        "class_names": list(names),
+        "normalization": {"mean": [0.5] * 3, "std": [0.2] * 3},
+        "method": "IT-GAN",
+        "training": {},
+        "metrics": {},
+    }
+    save_bundle(folder, generator, latents, config=config, preview=False)
+    return folder
 
 
 class TinyGenerator(nn.Module):
@@ -96,6 +140,23 @@ def killed_at_rename() -> Callable[..., bool]:
 def one_thread() -> None:
     """The tensors are too small to be shared out, and threads that wait for a busy core slow tests down tenfold."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where this test, and no other, keeps generated images."""
+    monkeypatch.setenv("ITGAN_DATA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def unchecked_cifar10() -> Iterator[None]:
+    """Lets torchvision read files of CIFAR-10's layout whatever their check sums."""
+    with pytest.MonkeyPatch.context() as patch:
+        for lists in ("train_list", "test_list"):
+            patch.setattr(CIFAR10, lists, [[name, None] for name, _ in getattr(CIFAR10, lists)])
+        patch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
+        yield
 
 
 @pytest.fixture

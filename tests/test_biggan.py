@@ -1,6 +1,8 @@
 """The training form of BigGAN and the frozen one that is folded from it."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +167,11 @@ class TestFold:
 def test_parity_convolutions_equal_upsampling_and_convolution() -> None:
     rng = torch.Generator().manual_seed(0)
     maps = torch.randn(2, 5, 4, 6, generator=rng, dtype=torch.float64)
-    conv = UpsampleConv2d(5, 7, 3).double()
-    with torch.no_grad():
-        conv.weight.copy_(torch.randn(conv.weight.shape, generator=rng))
-        conv.bias.copy_(torch.randn(conv.bias.shape, generator=rng))
+    conv = UpsampleConv2d(5, 7).double()
+    for _ in range(2):  # other weights, other sums
+        weights = {name: torch.randn(tensor.shape, generator=rng) for name, tensor in conv.state_dict().items()}
+        assert weights.keys() == {"weight", "bias"}
+        conv.load_state_dict(weights)
         expected = F.conv2d(F.interpolate(maps, scale_factor=2.0, mode="nearest"), conv.weight, conv.bias, padding=1)
         torch.testing.assert_close(conv(maps), expected)
 
@@ -180,6 +183,15 @@ class TestFrozenForm:
         whole = frozen(latents, LABELS)
         parts = [frozen(*pair) for pair in zip(latents.split(chunk), LABELS.split(chunk), strict=True)]
         torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+    def test_a_copy_gives_the_same_images(self, frozen: FrozenBigGAN, copied: Any) -> None:
+        assert torch.equal(copied(frozen)(make_latents(), LABELS), frozen(make_latents(), LABELS))
+
+    def test_is_one_graph_for_the_compiler(self, frozen: FrozenBigGAN) -> None:
+        expected = frozen(make_latents(), LABELS)
+        frozen.compile(backend="eager", fullgraph=True)
+        torch.testing.assert_close(frozen(make_latents(), LABELS), expected)
 
     def test_training_mode_changes_nothing(self, frozen: FrozenBigGAN) -> None:
         before = frozen(make_latents(), LABELS)
@@ -274,5 +286,5 @@ class TestSaveAndLoad:
             build_generator(description, {})
 
     def test_only_the_frozen_form_is_described(self, generator: BigGAN) -> None:
-        with pytest.raises(ValueError, match=r"expected a FrozenBigGAN \(see fold\), got BigGAN"):
+        with pytest.raises(ValueError, match=r"expected a FrozenBigGAN \(see fold\) or Pixels, got BigGAN"):
             describe_generator(generator)

@@ -6,34 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import write_bundle
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2 import ToImage
 
-from itgan_data.bundle import load_bundle, packaged_bundle, save_bundle
+from itgan_data.bundle import load_bundle, packaged_bundle
 from itgan_data.cifar import ITGANCIFAR10, ITGANCIFAR100
-from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.images import CIFAR10 as CIFAR10_INFO
-from itgan_data.latents import LatentSet
 
 CIFAR100_NAMES = [f"fine {label}" for label in range(100)]
-
-
-def write_bundle(folder: Path, names: list[str], *, channels: tuple[int, ...] = (8, 8, 8, 8)) -> Path:
-    generator = BigGAN(BigGANConfig(num_classes=len(names), channels=channels, latent_dim=16)).eval()
-    rng = torch.Generator().manual_seed(0)
-    latents = LatentSet(torch.randn(2 * len(names), 16, generator=rng), torch.arange(2 * len(names)) // 2)
-    config = {
-        "dataset": "toy",
-        "class_names": names,
-        "normalization": {"mean": [0.5] * 3, "std": [0.2] * 3},
-        "method": "IT-GAN",
-        "training": {},
-        "metrics": {},
-    }
-    save_bundle(folder, generator, latents, config=config, preview=False)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 from torchvision.datasets import VisionDataset
 from torchvision.transforms.v2 import ToImage
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -81,11 +81,15 @@ def test_transforms_get_the_image_and_the_target() -> None:
 def test_indices_count_from_the_end_and_stop_iteration() -> None:
     dataset = make_dataset()
     assert dataset[-1] == dataset[SIZE - 1]
+    ((_, targets),) = DataLoader(dataset, sampler=[-1, -SIZE], batch_size=2)
+    assert targets.tolist() == [dataset.targets[-1], dataset.targets[0]]
     assert dataset[np.int64(3)] == dataset[torch.tensor(3)] == dataset[3]
     assert [target for _, target in dataset] == dataset.targets
     for index in (SIZE, -SIZE - 1):
         with pytest.raises(IndexError, match="out of range for 20"):
             dataset[index]
+        with pytest.raises(IndexError, match="out of range for 20"):
+            next(iter(DataLoader(dataset, sampler=[0, index], batch_size=2)))
 
 
 def test_a_loader_yields_what_to_tensor_would_give_in_one_generator_call_a_batch() -> None:
@@ -113,6 +117,19 @@ def test_an_image_does_not_depend_on_batch_order_or_mode(cache: Any) -> None:
     for index in (7, -1):
         item = pil_to_tensor(dataset[index][0]) / 255
         torch.testing.assert_close(item, expected[index], atol=QUANTISATION, rtol=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_image_does_not_depend_on_the_number_of_workers(workers: int) -> None:
+    generator = BigGAN(BigGANConfig(num_classes=4, channels=(8, 8, 8, 8), latent_dim=16))
+    expected = all_images(SyntheticDataset(generator, make_latents(16), cache=None))
+    for cache, tolerance in (("auto", QUANTISATION), ("float", 1e-5), (None, 1e-5)):
+        dataset: Any = SyntheticDataset(generator, make_latents(16), cache=cache)
+        loader = DataLoader(
+            dataset, batch_size=3, num_workers=workers, multiprocessing_context="fork" if workers else None
+        )
+        images = torch.cat([images for images, _ in loader])
+        torch.testing.assert_close(images, expected, atol=tolerance, rtol=0)
 
 
 def test_kept_images_are_made_once() -> None:
@@ -225,6 +242,53 @@ def test_a_batch_goes_through_the_batch_transform_and_the_target_transform() -> 
         make_dataset(batch_transform=torch.abs, transform=pil_to_tensor)
 
 
+def test_a_batch_is_not_stacked_again_by_the_default_collate() -> None:
+    whole: list[torch.Tensor] = []
+
+    def remember(images: torch.Tensor) -> torch.Tensor:
+        whole.append(images)
+        return images
+
+    ((images, targets),) = DataLoader(make_dataset(batch_transform=remember), batch_size=SIZE)
+    assert images is whole[0]
+    assert targets.tolist() == make_dataset().targets
+
+
+def test_a_batch_may_be_taken_apart_and_collated_again() -> None:
+    dataset = make_dataset()
+    expected = all_images(dataset)
+
+    def reversed_by_hand(samples: Any) -> Any:
+        return default_collate(list(reversed(samples)))
+
+    ((images, targets),) = DataLoader(dataset, batch_size=SIZE, collate_fn=reversed_by_hand)
+    assert torch.equal(images, expected.flip(0))
+    assert targets.tolist() == dataset.targets[::-1]
+    samples = dataset.__getitems__(range(4))  # type: ignore[misc]
+    assert [len(samples), len(samples[1:]), len(list(samples))] == [4, 3, 4]
+    assert isinstance(samples[-1], tuple)
+    assert torch.equal(samples[-1][0], expected[3])
+
+
+@pytest.mark.parametrize("transform", [list, tuple])
+def test_a_batch_transform_may_return_images_one_by_one(transform: Callable[..., Any]) -> None:
+    ((images, _),) = DataLoader(make_dataset(batch_transform=transform), batch_size=SIZE)
+    assert torch.equal(images, all_images(make_dataset()))
+    with pytest.raises(ValueError, match="batch_transform must return 20 images, one for each, got 19"):
+        next(iter(DataLoader(make_dataset(batch_transform=lambda images: images[1:]), batch_size=SIZE)))
+
+
+@pytest.mark.parametrize("name", ["transform", "target_transform", "batch_transform"])
+def test_a_transform_that_spawned_workers_cannot_get_is_named(name: str) -> None:
+    dataset = make_dataset(**{name: lambda value: value})
+    for method in ("spawn", "forkserver"):
+        loader = DataLoader(dataset, batch_size=4, num_workers=1, multiprocessing_context=method)
+        with pytest.raises(ValueError, match=rf"^{name} must be picklable for workers that are spawned.*lambda"):
+            iter(loader)
+    assert calls(dataset) == calls(copy.copy(dataset)) == []  # refused before any work
+    assert getattr(copy.deepcopy(dataset), name) is getattr(dataset, name)
+
+
 def test_fresh_latents_give_new_images_every_epoch() -> None:
     dataset = SyntheticDataset(Painter(), RandomLatents(SIZE, 3, 4))
     first, item = all_images(dataset), dataset[3]
@@ -282,6 +346,32 @@ def test_a_generator_of_other_images_than_it_says_is_refused() -> None:
     dataset.generator.forward = lambda latents, labels: torch.zeros(len(latents), 3, 8, 8)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"must return images \(1, 3, 4, 4\), got \(1, 3, 8, 8\)"):
         dataset.unit_batch(torch.tensor([0]))
+
+
+class NoLatents:
+    """A source of one's own, for `LatentSet` and `RandomLatents` refuse to be empty."""
+
+    fresh = False
+    latent_dim = 3
+    num_classes = 4
+    labels = torch.zeros(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_a_source_without_latents_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"there are no latents.*expected at least one"):
+        SyntheticDataset(Painter(), NoLatents())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("latents", [make_latents(), RandomLatents(SIZE, 3, 4)])
+def test_a_worker_is_told_not_to_generate_on_the_gpu(latents: Any) -> None:
+    dataset = SyntheticDataset(Painter(), latents, cache=None)
+    dataset._generated.device = torch.device("cuda")  # type: ignore[union-attr]  # no device is needed to be refused
+    loader = DataLoader(dataset, batch_size=5, num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(RuntimeError, match=r"cannot generate on the GPU: use num_workers=0 .*make_all\(\)"):
+        next(iter(loader))
 
 
 @pytest.mark.usefixtures("global_rng_untouched")

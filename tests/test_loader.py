@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import pytest
@@ -117,6 +118,20 @@ def test_a_resumed_run_equals_an_uninterrupted_one(images: LabeledImages, stop: 
     resumed = make_loader(images)
     resumed.load_state_dict(state)
     for _ in range(state["epoch"], 3):
+        batches += list(resumed)
+    assert_equal(batches, whole)
+
+
+@pytest.mark.parametrize("stop", [0, 2, 5])
+def test_a_resumed_run_may_set_its_epochs(images: LabeledImages, stop: int) -> None:
+    uninterrupted = make_loader(images)
+    whole = [batch for _ in range(2) for batch in uninterrupted]
+    interrupted = make_loader(images)
+    batches = list(itertools.islice(interrupted, stop))
+    resumed = make_loader(images)
+    resumed.load_state_dict(interrupted.state_dict())
+    for epoch in range(2):
+        resumed.set_epoch(epoch)
         batches += list(resumed)
     assert_equal(batches, whole)
 

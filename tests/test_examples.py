@@ -1,0 +1,124 @@
+"""The training scripts of `examples/`: that the import line alone makes them ours."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from click.testing import CliRunner, Result
+from conftest import ROOT, load_script, write_bundle, write_cifar10
+
+from itgan_data import ITGANCIFAR10
+from itgan_data.images import CIFAR10 as INFO
+from itgan_data.images import load_images
+
+OURS, TORCHVISIONS = "from itgan_data import ITGANCIFAR10 as CIFAR10", "from torchvision.datasets import CIFAR10"
+SCRIPTS = ("examples/train_cifar10.py", "examples/train_lightning.py", "examples/train_accelerate.py")
+
+
+@pytest.fixture(params=SCRIPTS, ids=lambda path: Path(path).stem)
+def script(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("examples") / "bundle", INFO.class_names, images_per_class=4)
+
+
+@pytest.fixture(scope="module")
+def root(bundle: Path, unchecked_cifar10: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Torchvision's CIFAR10, of which both splits hold the bundle's images."""
+    folder = tmp_path_factory.mktemp("root")
+    images = load_images(ITGANCIFAR10(source=bundle))
+    write_cifar10(folder, images, images)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def accelerate_forgets() -> None:
+    """Each test finds accelerate as a new process does."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def run(script: str, *options: object) -> Result:
+    return CliRunner().invoke(load_script(script).main, [str(option) for option in options])
+
+
+def verdict(script: str, *options: object) -> str:
+    """The last line that a script prints."""
+    done = run(script, *options)
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()[-1]
+
+
+def with_torchvisions_import(script: str, folder: Path) -> str:
+    """The path of a copy that differs in its import line."""
+    copy = folder / Path(script).name
+    copy.write_text((ROOT / script).read_text(encoding="utf-8").replace(OURS, TORCHVISIONS), encoding="utf-8")
+    return str(copy)
+
+
+def test_the_import_line_alone_is_ours(script: str) -> None:
+    text = (ROOT / script).read_text(encoding="utf-8")
+    imports = [ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [line for line in imports if "itgan" in line] == [OURS]
+    assert text.splitlines().count(OURS) == 1
+
+
+def test_torchvisions_import_line_gives_the_same_verdict_on_the_same_images(
+    script: str, bundle: Path, root: Path, tmp_path: Path
+) -> None:
+    short = ("--test", f"cifar10:{root}", "--steps", 100, "--batch-size", 10)
+    ours = verdict(script, "--source", bundle, *short)
+    assert re.fullmatch(r"real test accuracy \d+\.\d\d%", ours)
+    assert float(ours.split()[-1].rstrip("%")) > 40  # of ten classes: it has learnt
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert verdict(with_torchvisions_import(script, tmp_path), *short) == ours
+
+
+def test_without_real_images_the_verdict_says_so(script: str, bundle: Path) -> None:
+    last = verdict(script, "--source", bundle, "--steps", 2, "--batch-size", 16)
+    assert re.fullmatch(r"held-out synthetic accuracy \d+\.\d\d%", last)
+
+
+def test_real_images_may_be_in_a_folder(script: str, bundle: Path, tmp_path: Path) -> None:
+    images = load_images(ITGANCIFAR10(source=bundle))
+    for image, label in images:
+        folder = tmp_path / "test" / INFO.class_names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{len(list(folder.iterdir()))}.png")
+    last = verdict(script, "--source", bundle, "--test", f"imagefolder:{tmp_path}", "--steps", 2, "--batch-size", 16)
+    assert re.fullmatch(r"real test accuracy \d+\.\d\d%", last)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--source", "nowhere"],
+        ["--test", "imagefolder:nowhere"],
+        ["--test", "cifar10:nowhere"],
+        ["--test", "nothing"],
+    ],
+)
+def test_bad_input_is_one_line(script: str, bundle: Path, options: list[str]) -> None:
+    done = run(script, "--source", bundle, "--steps", 2, *options)
+    assert done.exit_code == 1
+    assert re.fullmatch(r"Error: [^\n]+", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+
+
+def test_the_scripts_differ_in_their_loops_only() -> None:
+    def shared(script: str) -> list[str]:
+        tree = ast.parse((ROOT / script).read_text(encoding="utf-8"))
+        named = {"convnet", "data_sets"}
+        return [
+            ast.unparse(node)
+            for node in tree.body
+            if isinstance(node, ast.Assign) or (isinstance(node, ast.FunctionDef) and node.name in named)
+        ]
+
+    first, *others = map(shared, SCRIPTS)
+    assert len(first) == 5
+    assert others == [first, first]

@@ -22,7 +22,7 @@ from itgan_data.condense.embedding import EmbeddingPool, PoolConfig, build_pool
 from itgan_data.condense.inversion import InversionConfig
 from itgan_data.dataset import SyntheticDataset
 from itgan_data.evaluation.protocol import environment
-from itgan_data.generators.biggan import BigGANConfig
+from itgan_data.generators import presets
 from itgan_data.generators.inference import FrozenBigGAN, fold
 from itgan_data.generators.training import GeneratorTrainer, GeneratorTrainerConfig
 from itgan_data.images import CIFAR10, LabeledImages, load_images, open_dataset
@@ -40,25 +40,15 @@ class Preset:
     condenser: CondenserConfig
 
 
-# Two cores and a few hours: 64 channels. At 12 passes over the data the discriminator cannot overfit yet, and heavy
-# DiffAugment only weakens it; two updates of it for each of the generator were worth more than twice the steps.
+# Two cores and a few hours: 64 channels.
 CPU = Preset(
-    generator=GeneratorTrainerConfig(
-        generator=BigGANConfig(channels=(64, 64, 64, 64)),
-        discriminator_channels=64,
-        discriminator_steps=2,
-        lr_discriminator=4e-4,
-        steps=5500,
-        augmentation="crop",
-        ema_decay=0.999,
-        preview_steps=500,
-    ),
+    generator=presets.small(),
     condenser=CondenserConfig(
         images_per_class=200,
-        steps=150,
+        steps=300,
         lr_latents=1e-2,
         regularizer_weight=1e-3,
-        inversion=InversionConfig(encoder_steps=1500, steps=60),
+        inversion=InversionConfig(encoder_steps=1500, steps=400),
         pool=PoolConfig(num_networks=3, steps=1200, snapshots=4, precision="bfloat16", compile=True),
         precision="bfloat16",
         compile=True,
@@ -66,11 +56,11 @@ CPU = Preset(
 )
 # The paper's size: 256 channels, a latent for each of the 50,000 images, groups of 1,250 a class, a large pool.
 GPU = Preset(
-    generator=GeneratorTrainerConfig(discriminator_steps=4, steps=100_000, augmentation="color_crop_cutout"),
+    generator=presets.paper(),
     condenser=CondenserConfig(
         group_size=1250,
         steps=5000,
-        inversion=InversionConfig(encoder_steps=20_000, steps=200, batch_size=2500),
+        inversion=InversionConfig(encoder_steps=20_000, steps=500, batch_size=2500),
         pool=PoolConfig(num_networks=50, steps=7500, snapshots=6, precision="bfloat16"),
         precision="bfloat16",
         compile=True,

@@ -11,11 +11,9 @@ import click
 import torch
 
 from itgan_data import (
-    BigGANConfig,
     Condenser,
     CondenserConfig,
     GeneratorTrainer,
-    GeneratorTrainerConfig,
     InversionConfig,
     LatentSet,
     PoolConfig,
@@ -28,6 +26,7 @@ from itgan_data import (
 )
 from itgan_data.draws import permutation
 from itgan_data.evaluation.protocol import summarize
+from itgan_data.generators import presets
 from itgan_data.images import DIGITS, load_images
 from itgan_data.networks import Classifier, create_network
 from itgan_data.recipes import fast_recipe
@@ -36,20 +35,6 @@ IMAGES_PER_CLASS = 10
 WIDTH = 32
 SEEDS = (0, 1, 2)
 
-GENERATOR = GeneratorTrainerConfig(
-    generator=BigGANConfig(latent_dim=32, channels=(32, 32, 32, 32)),
-    discriminator_channels=32,
-    discriminator_steps=2,
-    lr_generator=5e-4,
-    lr_discriminator=1e-3,
-    steps=600,
-    batch_size=32,
-    augmentation="crop",
-    ema_decay=0.99,
-    flips=False,
-    precision="float32",
-    preview_steps=250,
-)
 CONDENSER = CondenserConfig(
     images_per_class=IMAGES_PER_CLASS,
     steps=80,
@@ -70,7 +55,7 @@ def main(out: Path | None) -> None:
     started = time.monotonic()
     real = load_images(open_dataset("digits", "train"))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = GeneratorTrainer(GENERATOR, real, workdir=Path(folder, "generator"))
+        trainer = GeneratorTrainer(presets.digits(), real, workdir=Path(folder, "generator"))
         generator = fold(trainer.run())
         learned = Condenser(generator, real, CONDENSER, workdir=Path(folder, "condense")).run()
         inverted = LatentSet.load(Path(folder, "condense", "inversion.safetensors"))

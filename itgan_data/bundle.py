@@ -185,6 +185,21 @@ def find_bundle(
     return folder
 
 
+def describe_bundle(
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    *,
+    local_files_only: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The checked configuration of a bundle and the bytes of its files; no tensor is read. Else as `find_bundle`."""
+    folder = find_bundle(source, revision, local_files_only=local_files_only, token=token, endpoint=endpoint)
+    config = _read_listing(folder)
+    names = (CONFIG_FILE, *config["sha256"], CARD_FILE, PREVIEW_FILE)
+    return config, {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+
+
 def push_bundle(
     bundle: Bundle | str | os.PathLike[str],
     repo_id: str,
@@ -255,6 +270,16 @@ def _pull(snapshot: hub.Snapshot) -> Path:
 
 
 def _read_bundle(folder: Path) -> Bundle:
+    config = _read_listing(folder)
+    generator = read_generator(folder, config)
+    check_latents(folder, config, num_classes=generator.num_classes)
+    latents = LatentSet.load(folder / LATENTS_FILE)
+    _check_agreement(config, generator, latents)
+    return Bundle(config=config, generator=generator, latents=latents, path=folder)
+
+
+def _read_listing(folder: Path) -> dict[str, Any]:
+    """The configuration of a folder that has all files it names, none of them too large."""
     if not folder.is_dir():
         raise ValueError(f"there is no bundle at {folder}; expected a folder, or org/name[@revision] on the Hub")
     config = read_config(folder)
@@ -263,11 +288,7 @@ def _read_bundle(folder: Path) -> Bundle:
             raise ValueError(f"bundle {folder} has no {name}; it is incomplete, get it again")
         if (size := (folder / name).stat().st_size) > _MAX_TENSOR_BYTES:
             raise ValueError(f"{folder / name} has {size} bytes, expected at most {_MAX_TENSOR_BYTES}")
-    generator = read_generator(folder, config)
-    check_latents(folder, config, num_classes=generator.num_classes)
-    latents = LatentSet.load(folder / LATENTS_FILE)
-    _check_agreement(config, generator, latents)
-    return Bundle(config=config, generator=generator, latents=latents, path=folder)
+    return config
 
 
 def _check_agreement(config: Mapping[str, Any], generator: BigGAN | FrozenBigGAN | Pixels, latents: LatentSet) -> None:

@@ -21,10 +21,12 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         train: the condensed training split, or the real test split.
         transform, target_transform: as in torchvision.
         download: let torchvision fetch the real data for `train=False`; no effect for `train=True`.
-        source: a bundle's folder; by default the one in the package.
+        source: a bundle's folder or "org/name[@revision]" on the Hub; by default the one in the package.
+        revision: a branch, tag or commit id, for a source on the Hub.
         batch_transform, device, cache, dtype: see `SyntheticDataset`; all but the first are for `train=True`.
 
     Raises:
+        HubError: the Hub does not have the bundle or does not give it.
         ValueError: a bundle that is missing, damaged or not of this data set; `train=False` without `root`.
         RuntimeError: from torchvision, if the real data are not in `root`.
     """
@@ -40,6 +42,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         download: bool = False,
         *,
         source: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
         batch_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         device: str | torch.device | None = None,
         cache: Cache = "auto",
@@ -51,7 +54,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
             CIFAR10.__init__(self, root, False, transform, target_transform, download)  # assigns `data`
             self._init_batches(batch_transform)
             return
-        bundle = self._load(source)
+        bundle = self._load(source, revision)
         SyntheticDataset.__init__(
             self,
             bundle.generator,
@@ -67,8 +70,8 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         self.root = str(Path(root).expanduser()) if isinstance(root, str) else root
         self.train = True
 
-    def _load(self, source: str | os.PathLike[str] | None) -> Bundle:
-        bundle = load_bundle(source)
+    def _load(self, source: str | os.PathLike[str] | None, revision: str | None) -> Bundle:
+        bundle = load_bundle(source, revision)
         expected = (self._num_classes, (3, 32, 32))
         if (got := (bundle.generator.num_classes, bundle.generator.image_shape)) != expected:
             raise ValueError(
@@ -83,7 +86,7 @@ class ITGANCIFAR100(ITGANCIFAR10, CIFAR100):  # type: ignore[misc]  # torchvisio
 
     _num_classes = 100
 
-    def _load(self, source: str | os.PathLike[str] | None) -> Bundle:
+    def _load(self, source: str | os.PathLike[str] | None, revision: str | None) -> Bundle:
         if source is None:
-            raise ValueError("the package has no CIFAR-100 bundle; pass source=, the folder of one")
-        return super()._load(source)
+            raise ValueError("the package has no CIFAR-100 bundle; pass source=, a folder or org/name on the Hub")
+        return super()._load(source, revision)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from itgan_data import bundle as bundle_module
-from itgan_data.bundle import load_bundle, packaged_bundle, save_bundle
+from itgan_data.bundle import describe_bundle, load_bundle, packaged_bundle, save_bundle
 from itgan_data.files import save_tensors, sha256_of
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.generators.inference import load_generator
@@ -88,6 +88,13 @@ def test_a_bundle_describes_itself(folder: Path) -> None:
     card = (folder / "README.md").read_text()
     assert "agreement | 0.5" in card
     assert "preview.png" in card
+
+
+def test_a_bundle_is_described_without_its_tensors_being_read(folder: Path) -> None:
+    (folder / "generator.safetensors").write_bytes(b"damaged")
+    config, sizes = describe_bundle(folder)
+    assert config["method"] == "IT-GAN"
+    assert sizes == {file.name: file.stat().st_size for file in folder.iterdir()}
 
 
 def test_the_preview_shows_a_row_for_each_class(folder: Path) -> None:

@@ -1,7 +1,11 @@
-"""Pool, objective and the Condenser that puts the stages together."""
+"""Pool, and the Condenser that puts the stages together."""
 
+import contextlib
 import gc
+import json
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +13,20 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from itgan_data.augmentation import DSA, Augmentation
 from itgan_data.condense import condenser as condenser_module
-from itgan_data.condense import embedding
+from itgan_data.condense import embedding, keeping
 from itgan_data.condense.condenser import Condenser, OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
 from itgan_data.condense.embedding import EmbeddingPool, PoolConfig, build_pool
 from itgan_data.condense.inversion import InversionConfig, invert
-from itgan_data.condense.objective import MatchingObjective
-from itgan_data.images import LabeledImages, Normalization, signed_to_unit, uint8_to_unit, unit_to_uint8
+from itgan_data.condense.network_source import FreshNetworks, PoolSource
+from itgan_data.condense.objective import Batch, DistributionObjective, Matching
+from itgan_data.files import read_json
+from itgan_data.images import LabeledImages, Normalization
 from itgan_data.latents import LatentSet
-from itgan_data.networks import create_network
 
 NORMALIZATION = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 POOL = PoolConfig(num_networks=1, width=8, steps=4, snapshots=2, batch_size=16)
@@ -37,6 +42,18 @@ CONFIG = CondenserConfig(
     pool=POOL,
 )
 SAVED_EVERY_STEP = replace(CONFIG, checkpoint_minutes=1e-9)
+TRAINED_ALONG = FreshNetworks(width=8, outer_steps=3, inner_epochs=2, lr=0.1, batch_size=4)
+MODES: dict[str, dict[str, Any]] = {
+    "gradients of a network trained along": {
+        "objective": "gradient",
+        "optimizer": "sgd",
+        "group_size": None,
+        "initialize": "normal",
+        "networks": TRAINED_ALONG,
+    },
+    "random networks, groups drawn anew": {"networks": FreshNetworks(width=8), "regroup": True},
+    "chunks, blocks of classes": {"group_size": None, "chunk_size": 2, "class_block": 2, "initialize": "normal"},
+}
 
 
 def make_condenser(
@@ -103,10 +120,36 @@ class TestPool:
         assert 8 < sum(drawn) < 32
 
     @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            ({"steps": 8}, [4, 8]),
+            ({"steps": 800, "snapshots": 4, "first_snapshot": 100}, [100, 200, 400, 800]),
+            ({"steps": 64, "snapshots": 7, "first_snapshot": 1}, [1, 2, 4, 8, 16, 32, 64]),
+            ({"steps": 6, "snapshots": 6, "first_snapshot": 1}, [1, 2, 3, 4, 5, 6]),
+        ],
+    )
+    def test_snapshots_lie_evenly_or_early(self, change: dict[str, int], expected: list[int]) -> None:
+        assert replace(POOL, **change).snapshot_steps() == expected
+
+    def test_a_band_holds_the_states_of_its_accuracies_on_the_same_network(
+        self, tmp_path: Path, tiny_images: LabeledImages
+    ) -> None:
+        pool = self.build(tiny_images, tmp_path, replace(POOL, num_networks=2))
+        pool.accuracies = [0.1, 0.3, 0.2, 0.9]
+        band = pool.within((0.1, 0.2))
+        assert band.network is pool.network
+        assert band.accuracies == [0.1, 0.2]
+        assert band.states == [pool.states[0], pool.states[2]]
+        with pytest.raises(ValueError, match=r"in 0\.4\.\.0\.5; there are 0\.100, 0\.200, 0\.300, 0\.900"):
+            pool.within((0.4, 0.5))
+
+    @pytest.mark.parametrize(
         ("change", "message"),
         [
             ({"num_networks": 0}, "num_networks must be at least 1, got 0"),
             ({"snapshots": 5}, "4 steps cannot give 5 snapshots; raise steps"),
+            ({"first_snapshot": 4}, r"first_snapshot must lie in 1\.\.3 and needs a second one, got 4"),
+            ({"first_snapshot": 1, "snapshots": 1}, "needs a second one, got 1 with 1 snapshots"),
         ],
     )
     def test_bad_values_are_refused(self, change: dict[str, Any], message: str) -> None:
@@ -118,121 +161,6 @@ class TestPool:
     ) -> None:
         with pytest.raises(ValueError, match="unknown network 'resnet81'; expected one of convnet"):
             self.build(tiny_images, tmp_path, replace(POOL, network="resnet81"))
-
-
-class Recorded:
-    """An augmentation that keeps what it was called with."""
-
-    def __init__(self, augment: Augmentation) -> None:
-        self.augment = augment
-        self.num_draws = augment.num_draws
-        self.calls: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        self.calls.append((images.detach().clone(), draws))
-        return self.augment(images, draws)
-
-
-class TestObjective:
-    @pytest.fixture
-    def start(self, tiny_images: LabeledImages) -> LatentSet:
-        """Four latents a class, each with a real image of its class."""
-        labels = torch.arange(3).repeat_interleave(4)
-        sources = torch.cat([(tiny_images.labels == label).nonzero().squeeze(1)[:4] for label in range(3)])
-        latents = torch.randn(12, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return LatentSet(latents, labels, source_index=sources)
-
-    @staticmethod
-    def make_objective(generator: nn.Module, images: LabeledImages, weight: float = 0.0) -> MatchingObjective:
-        """In float64, on one of two untrained networks."""
-        generator.double().requires_grad_(False)
-        states = []
-        for seed in range(2):
-            rng = torch.Generator().manual_seed(seed)
-            network = create_network("convnet", 3, image_shape=(3, 8, 8), width=8, rng=rng)
-            states.append({name: tensor.clone() for name, tensor in network.double().state_dict().items()})
-        pool = EmbeddingPool(network, states, [0.5, 0.5])
-        by_class = [(images.labels == label).nonzero().squeeze(1) for label in range(3)]
-        config = replace(CONFIG, regularizer_weight=weight, real_batch_size=5)
-        objective = MatchingObjective(
-            generator, lambda images: network.embed(images.double()), pool, images, by_class, config
-        )
-        objective.augment = Recorded(DSA(config.strategy))  # type: ignore[assignment]
-        return objective
-
-    @staticmethod
-    def run(objective: MatchingObjective, start: LatentSet, **draw: int) -> tuple[torch.Tensor, torch.Tensor]:
-        draw = {"group": 0, "step": 0} | draw
-        return objective.gradient(start.latents.clone().requires_grad_(True), start, **draw)
-
-    @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-    @pytest.mark.parametrize("step", range(4))
-    def test_all_classes_at_once_equal_the_loop_over_classes(
-        self, tiny_generator: nn.Module, tiny_images: LabeledImages, start: LatentSet, weight: float, step: int
-    ) -> None:
-        objective = self.make_objective(tiny_generator, tiny_images, weight)
-        loss, gradient = self.run(objective, start, step=step)
-        (real, rows), *_ = objective.augment.calls
-        latents = start.latents.clone().requires_grad_(True)
-        expected = torch.zeros(())
-        for label in range(3):
-            mine = start.labels == label
-
-            def embed(images: torch.Tensor, label: int = label) -> torch.Tensor:
-                return objective.embed(DSA()(images, rows[5 * label].expand(len(images), -1)))
-
-            unit = signed_to_unit(tiny_generator(latents[mine], start.labels[mine]))
-            synthetic = embed(NORMALIZATION.standardize(unit))
-            paired_unit = uint8_to_unit(tiny_images.images[start.source_index[mine]])
-            paired = embed(NORMALIZATION.standardize(paired_unit))
-            matching = (embed(real[5 * label : 5 * label + 5]).mean(0) - synthetic.mean(0)).square().sum()
-            regularizer = (paired - synthetic).square().sum(dim=1).mean()
-            expected = expected + (1 - weight) * matching + weight * regularizer
-        (expected_gradient,) = torch.autograd.grad(expected, latents)
-        torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=0)
-        assert (gradient - expected_gradient).abs().max() < 1e-5 * expected_gradient.abs().max()
-
-    def test_a_class_shares_its_augmentation_and_no_other_has_it(
-        self, tiny_generator: nn.Module, tiny_images: LabeledImages, start: LatentSet
-    ) -> None:
-        objective = self.make_objective(tiny_generator, tiny_images, 0.5)
-        self.run(objective, start)
-        real, synthetic, paired = (
-            draws.view(3, -1, objective.augment.num_draws) for _, draws in objective.augment.calls
-        )
-        for draws in (real, synthetic, paired):
-            assert torch.equal(draws, real[:, :1].expand_as(draws))
-        assert len(real[:, 0].unique(dim=0)) == 3
-
-    def test_real_images_are_of_their_class_and_new_every_step_and_group(
-        self, tiny_generator: nn.Module, tiny_images: LabeledImages, start: LatentSet
-    ) -> None:
-        known = {image.numpy().tobytes(): place for place, image in enumerate(tiny_images.images)}
-        objective = self.make_objective(tiny_generator, tiny_images)
-        seen = []
-        for group, step in ((0, 0), (0, 1), (1, 0), (0, 0)):
-            objective.augment.calls.clear()
-            self.run(objective, start, group=group, step=step)
-            shown = unit_to_uint8(NORMALIZATION.to_unit(objective.augment.calls[0][0]))
-            places = torch.tensor([known[image.contiguous().numpy().tobytes()] for image in shown])
-            assert torch.equal(tiny_images.labels[places], torch.arange(3).repeat_interleave(5))
-            seen.append((places.tolist(), objective.augment.calls[0][1].tolist()))
-        assert seen[3] == seen[0]
-        for drawn in zip(*seen[:3], strict=True):
-            assert all(drawn[one] != drawn[other] for one, other in ((0, 1), (0, 2), (1, 2)))
-
-    def test_gradients_reach_the_latents_only_in_one_pass(
-        self, tiny_generator: nn.Module, tiny_images: LabeledImages, start: LatentSet
-    ) -> None:
-        objective = self.make_objective(tiny_generator, tiny_images)
-        passes = []
-        tiny_generator.register_forward_hook(lambda module, inputs, images: passes.append(len(images)))
-        loss, gradient = self.run(objective, start)
-        assert passes == [12]
-        assert not loss.requires_grad
-        assert (gradient != 0).any(dim=1).all()
-        for module in (tiny_generator, objective.pool.network):
-            assert not [parameter for parameter in module.parameters() if parameter.grad is not None]
 
 
 class TestResult:
@@ -298,12 +226,13 @@ class TestResult:
         assert torch.equal(start.labels, learned.labels)
         pool = build_pool(tiny_images, POOL, normalization=NORMALIZATION, seed=0, workdir=tmp_path / "pool")
         by_class = [(tiny_images.labels == label).nonzero().squeeze(1) for label in range(3)]
-        objective = MatchingObjective(tiny_generator, pool.network.embed, pool, tiny_images, by_class, config)
+        matching = Matching(tiny_generator, PoolSource(pool, 0), tiny_images, by_class, config)
+        objective = DistributionObjective(matching, pool.network.embed)
 
         def mean_loss(latents: LatentSet) -> float:
             """Over draws that were not used for learning."""
-            values = latents.latents.clone().requires_grad_(True)
-            return sum(float(objective.gradient(values, latents, group=7, step=step)[0]) for step in range(30)) / 30
+            batch = Batch(latents.latents.view(3, 3, 6), latents.source_index.view(3, 3), torch.arange(3))
+            return sum(float(objective.gradient(batch, group=7, step=step)[0].sum()) for step in range(30)) / 30
 
         assert mean_loss(learned) < 0.9 * mean_loss(start)
 
@@ -358,7 +287,7 @@ class TestResuming:
         monkeypatch: pytest.MonkeyPatch,
         minutes: int,
     ) -> None:
-        monkeypatch.setattr(condenser_module, "time", Clock())
+        monkeypatch.setattr(keeping, "time", Clock())
         interruptions = 0
         while not (tmp_path / "latents.safetensors").exists():
             try:
@@ -369,7 +298,7 @@ class TestResuming:
         assert interruptions >= 2
         assert results(tmp_path) == results(finished)
 
-    @pytest.mark.parametrize("rename", [4, 5], ids=["within a save", "between saves"])
+    @pytest.mark.parametrize("rename", [6, 7], ids=["within a save", "between saves"])
     def test_killing_it_again_and_again_changes_nothing(
         self,
         tmp_path: Path,
@@ -379,13 +308,54 @@ class TestResuming:
         killed_at_rename: Callable[..., bool],
         rename: int,
     ) -> None:
-        """A save is two renames, a piece and its manifest; so each run comes one save further, or two."""
+        """A save is two renames, a piece and its manifest; so each run comes two saves further, or three."""
         kills = 0
         while killed_at_rename(rename, condense, tiny_generator, tiny_images, tmp_path, SAVED_EVERY_STEP):
             kills += 1
             assert kills < 20
-        assert kills >= 5
+        assert kills >= 4
         assert results(tmp_path) == results(finished)
+
+    def test_ctrl_c_ends_the_step_and_keeps_it(
+        self,
+        tmp_path: Path,
+        finished: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def interrupted(objective: DistributionObjective, batch: Batch, **draw: int) -> Any:
+            if draw == {"group": 1, "step": 1}:
+                signal.raise_signal(signal.SIGINT)
+            return gradient_of(objective, batch, **draw)
+
+        gradient_of = DistributionObjective.gradient
+        with monkeypatch.context() as patch:
+            patch.setattr(DistributionObjective, "gradient", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                condense(tiny_generator, tiny_images, tmp_path)
+        assert read_json(tmp_path / "group-0001" / "checkpoint.json")["step"] == 2
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        condense(tiny_generator, tiny_images, tmp_path)
+        assert results(tmp_path) == results(finished)
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_every_mode_goes_on_after_kills_as_if_there_were_none(
+        self,
+        tmp_path: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        killed_at_rename: Callable[..., bool],
+        mode: str,
+    ) -> None:
+        config = replace(SAVED_EVERY_STEP, steps=6, regularizer_weight=0.0, **MODES[mode])
+        condense(tiny_generator, tiny_images, tmp_path / "whole", replace(config, checkpoint_minutes=5.0))
+        kills = 0
+        while killed_at_rename(7, condense, tiny_generator, tiny_images, tmp_path / "killed", config):
+            kills += 1
+            assert kills < 30
+        assert kills >= 2
+        assert results(tmp_path / "killed") == results(tmp_path / "whole")
 
     def test_a_finished_run_gives_its_latents_at_once(
         self,
@@ -397,7 +367,7 @@ class TestResuming:
         before = results(finished)
         for name in ("invert", "train_encoder"):
             monkeypatch.delattr(condenser_module, name)
-        monkeypatch.delattr(MatchingObjective, "gradient")
+        monkeypatch.delattr(DistributionObjective, "gradient")
         condense(tiny_generator, tiny_images, finished)
         assert results(finished) == before
 
@@ -503,23 +473,31 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"shape \(3, 16, 16\) .*, expected \(3, 8, 8\)"):
             make_condenser(tiny_generator, bright_and_dark, tmp_path)
 
-    def test_a_loss_that_is_not_finite_stops_the_work_before_it_does_harm(
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e9], ids=["nan", "infinite", "exploded"])
+    @pytest.mark.parametrize(
+        ("minutes", "kept"), [(1e-9, "the last good state, step 2, is in "), (5.0, "nothing was saved yet")]
+    )
+    def test_a_loss_that_goes_wrong_stops_the_work_before_it_does_harm(
         self,
         tmp_path: Path,
         finished: Path,
         tiny_generator: nn.Module,
         tiny_images: LabeledImages,
         monkeypatch: pytest.MonkeyPatch,
+        value: float,
+        minutes: float,
+        kept: str,
     ) -> None:
-        def not_finite(objective: MatchingObjective, latents: torch.Tensor, start: LatentSet, **draw: int) -> Any:
-            loss, gradient = gradient_of(objective, latents, start, **draw)
-            return (loss, gradient) if draw["step"] < 2 else (loss * torch.nan, gradient * torch.nan)
+        def not_finite(objective: DistributionObjective, batch: Batch, **draw: int) -> Any:
+            losses, gradient = gradient_of(objective, batch, **draw)
+            return (losses, gradient) if draw["step"] < 2 else (losses * bad, gradient * bad.view(3, 1, 1))
 
-        gradient_of = MatchingObjective.gradient
+        gradient_of, bad = DistributionObjective.gradient, torch.tensor([1.0, value, 1.0])
         with monkeypatch.context() as patch:
-            patch.setattr(MatchingObjective, "gradient", not_finite)
-            with pytest.raises(FloatingPointError, match=r"the loss is nan at step 2 of group 0; .* lower lr_latents"):
-                condense(tiny_generator, tiny_images, tmp_path, SAVED_EVERY_STEP)
+            patch.setattr(DistributionObjective, "gradient", not_finite)
+            message = rf"the loss of class 'green' .* at step 2 of group-0000 .*; {kept}.*; lower lr_latents"
+            with pytest.raises(FloatingPointError, match=message):
+                condense(tiny_generator, tiny_images, tmp_path, replace(CONFIG, checkpoint_minutes=minutes))
         assert not (tmp_path / "latents.safetensors").exists()
         condense(tiny_generator, tiny_images, tmp_path)
         assert results(tmp_path) == results(finished)
@@ -527,14 +505,156 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"steps": 0}, "steps must be at least 1, got 0"),
+            ({"steps": -1}, "steps must be at least 0, got -1"),
             ({"group_size": 0}, "group_size must be at least 1, got 0"),
+            ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
+            ({"class_block": 0}, "class_block must be at least 1, got 0"),
+            ({"preview_steps": 0}, "preview_steps must be at least 1, got 0"),
             ({"lr_latents": 0.0}, r"lr_latents must be positive, got 0\.0"),
+            ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1\.0"),
             ({"regularizer_weight": 1.5}, r"regularizer_weight must lie in \[0, 1\], got 1\.5"),
             ({"precision": "half"}, "precision must be 'float32' or 'bfloat16', got 'half'"),
             ({"strategy": "color_blur"}, "unknown operation 'blur'"),
+            ({"initialize": "noise"}, "initialize must be 'inversion' or 'normal', got 'noise'"),
+            ({"objective": "mean"}, "objective must be 'distribution' or 'gradient', got 'mean'"),
+            ({"optimizer": "lbfgs"}, "optimizer must be 'adam' or 'sgd', got 'lbfgs'"),
+            ({"objective": "gradient"}, "the regularizer compares embeddings; set regularizer_weight=0"),
+            ({"group_size": None, "regroup": True}, "regroup draws groups anew; give a group_size"),
+            ({"band": (0.3, 0.2)}, r"band must be two accuracies .* got \(0\.3, 0\.2\)"),
+            ({"band": (0.1, 0.2), "networks": FreshNetworks()}, "band chooses from the pool, which networks replaces"),
+            ({"regroup": True, "networks": FreshNetworks(outer_steps=2)}, "belongs to one group; set regroup=False"),
+            ({"class_block": 1, "networks": FreshNetworks(outer_steps=2)}, "sees all classes; set class_block=None"),
+            ({"chunk_size": 1, "networks": FreshNetworks(norm="batch")}, "batch norm takes its statistics from all"),
+            ({"class_block": 1, "networks": FreshNetworks(norm="batch")}, "batch norm takes its statistics from all"),
         ],
     )
     def test_configuration(self, change: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             replace(CONFIG, **change)
+
+    def test_a_normalization_of_other_channels(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        config = replace(CONFIG, normalization=Normalization((0.5,), (0.5,)))
+        with pytest.raises(ValueError, match="normalization has 1 channels and the images have 3; give one"):
+            make_condenser(tiny_generator, tiny_images, tmp_path, config)
+
+    def test_a_band_without_networks_names_the_accuracies_before_inversion(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        config = replace(CONFIG, band=(0.01, 0.02))
+        with pytest.raises(ValueError, match=r"no state of the pool .* in 0\.01\.\.0\.02; there are \d\.\d+, "):
+            condense(tiny_generator, tiny_images, tmp_path, config)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["pool"]
+
+
+class TestUnits:
+    @staticmethod
+    def learned(generator: nn.Module, images: LabeledImages, workdir: Path, **change: Any) -> LatentSet:
+        config = replace(CONFIG, group_size=None, regularizer_weight=0.1)
+        return condense(generator, images, workdir, replace(config, **change))
+
+    @pytest.mark.parametrize("change", [{"class_block": 1}, {"class_block": 2}, {"chunk_size": 1}, {"chunk_size": 2}])
+    def test_blocks_of_classes_and_chunks_change_nothing(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, change: dict[str, int]
+    ) -> None:
+        whole = self.learned(tiny_generator, tiny_images, tmp_path / "whole")
+        parts = self.learned(tiny_generator, tiny_images, tmp_path / "parts", **change)
+        assert torch.equal(parts.labels, whole.labels)
+        assert torch.equal(parts.source_index, whole.source_index)
+        torch.testing.assert_close(parts.latents, whole.latents, rtol=1e-4, atol=1e-4)
+
+    def test_each_is_learned_on_its_own_and_in_any_order(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        config = replace(CONFIG, class_block=2)
+        condense(tiny_generator, tiny_images, tmp_path / "run", config)
+        condenser = make_condenser(tiny_generator, tiny_images, tmp_path / "units", config)
+        names = [unit.name for unit in condenser.units]
+        assert names == [f"group-000{group}-classes-000{first}" for group in (0, 1) for first in (0, 2)]
+        for unit in reversed(condenser.units):
+            fresh = make_condenser(tiny_generator, tiny_images, tmp_path / "units", config)
+            part = fresh.learn(unit)
+            assert set(part.labels.tolist()) == set(unit.classes)
+        condense(tiny_generator, tiny_images, tmp_path / "units", config)
+        assert results(tmp_path / "units") == results(tmp_path / "run")
+
+    def test_groups_drawn_anew_mix_and_are_one_unit(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        config = replace(CONFIG, regroup=True)
+        condenser = make_condenser(tiny_generator, tiny_images, tmp_path / "regrouped", config)
+        assert [unit.name for unit in condenser.units] == ["group-0000"]
+        mixed = condenser.run()
+        assert mixed.labels.tolist() == torch.arange(3).repeat_interleave(3).tolist()
+        fixed = condense(tiny_generator, tiny_images, tmp_path / "fixed")
+        order = [mixed.source_index.tolist().index(source) for source in fixed.source_index.tolist()]
+        assert not torch.allclose(mixed.latents[order], fixed.latents, atol=1e-3)
+
+    def test_groups_of_the_whole_drawn_anew_are_the_whole(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        whole = self.learned(tiny_generator, tiny_images, tmp_path / "whole")
+        mixed = self.learned(tiny_generator, tiny_images, tmp_path / "mixed", group_size=3, regroup=True)
+        torch.testing.assert_close(mixed.latents, whole.latents, rtol=1e-4, atol=1e-4)
+
+
+class TestLeaves:
+    def test_the_generator_as_it_was(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        tiny_generator.train()
+        condense(tiny_generator, tiny_images, tmp_path)
+        assert tiny_generator.training
+        assert all(parameter.requires_grad for parameter in tiny_generator.parameters())
+
+    def test_a_log_without_gaps_or_repeats(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = replace(CONFIG, log_steps=2, steps=5)
+        monkeypatch.setattr(keeping, "time", Clock())
+        for _ in range(20):
+            if not (tmp_path / "latents.safetensors").exists():
+                with contextlib.suppress(OutOfTimeError):
+                    make_condenser(tiny_generator, tiny_images, tmp_path, config).run(max_minutes=4)
+        for group in (0, 1):
+            log = (tmp_path / "logs" / f"group-000{group}.jsonl").read_text().splitlines()
+            lines = [json.loads(line) for line in log]
+            assert [line["step"] for line in lines] == [2, 4, 5]
+            assert [set(line) for line in lines] == [{"step", "loss", "seconds", "steps_per_second"}] * 3
+            assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+
+    def test_no_lines_of_steps_that_were_lost(
+        self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        remove_groups(finished)
+        log = finished / "logs" / "group-0000.jsonl"
+        before = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
+        with open(log, "a") as file:
+            file.write('{"step": 4, "los')  # as a kill would leave it
+        condense(tiny_generator, tiny_images, finished)
+        assert [json.loads(line)["loss"] for line in log.read_text().splitlines()] == before
+
+    def test_grids_of_images_when_asked(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        condense(tiny_generator, tiny_images, tmp_path, replace(CONFIG, preview_steps=2, group_size=None))
+        (grid,) = (tmp_path / "previews").iterdir()
+        assert grid.name == "group-0000-0000002.png"
+        with Image.open(grid) as image:
+            assert image.size == (3 * 10 + 2, 3 * 10 + 2)
+
+    def test_curves_for_tensorboard_when_asked(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        pytest.importorskip("tensorboard")
+        condense(tiny_generator, tiny_images, tmp_path, replace(CONFIG, tensorboard=True))
+        assert len(list((tmp_path / "tensorboard" / "group-0001").iterdir())) == 1
+
+    def test_nothing_where_tensorboard_is_missing(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        with pytest.raises(RuntimeError, match=r"pip install 'itgan_data\[tensorboard\]'"):
+            condense(tiny_generator, tiny_images, tmp_path, replace(CONFIG, tensorboard=True))
+        assert not list(tmp_path.iterdir())

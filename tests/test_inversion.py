@@ -1,4 +1,7 @@
+import itertools
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -6,7 +9,9 @@ import torch
 from torch import nn
 
 from itgan_data import draws
+from itgan_data.condense import keeping
 from itgan_data.condense.inversion import Encoder, InversionConfig, invert, starting_latents, train_encoder
+from itgan_data.condense.keeping import Budget, Keeper, OutOfTimeError
 from itgan_data.images import LabeledImages, Normalization, signed_to_uint8, uint8_to_unit, unit_to_signed
 
 NORMALIZATION = Normalization((0.5,) * 3, (0.25,) * 3)
@@ -79,6 +84,29 @@ class TestEncoder:
             for size in (12, 5)
         )
         torch.testing.assert_close(whole, parts)
+
+    @pytest.mark.parametrize("minutes", [1, 2, 4])
+    def test_stopped_again_and_again_it_becomes_the_same(
+        self, tiny_generator: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int
+    ) -> None:
+        config = replace(CONFIG, encoder_steps=7)
+        whole = train_encoder(tiny_generator, config, seed=0, device=CPU)
+        looks = itertools.count()
+        clock = SimpleNamespace(monotonic=lambda: 60.0 * next(looks))  # whoever looks at it takes a minute
+        monkeypatch.setattr(keeping, "time", clock)
+        stops = 0
+        while True:
+            budget = Budget(minutes, checkpoint_minutes=1000, workdir=tmp_path)
+            try:
+                keeper = Keeper(tmp_path / "encoder", {}, budget)
+                encoder = train_encoder(tiny_generator, config, seed=0, device=CPU, keeper=keeper)
+                break
+            except OutOfTimeError:
+                stops += 1
+                assert stops < 10
+        assert stops >= 2
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(encoder.state_dict()[name], tensor)
 
     @pytest.mark.parametrize("side", [4, 8, 12, 28, 32])
     def test_takes_images_of_any_size(self, side: int) -> None:

@@ -15,6 +15,7 @@ from ..images import LabeledImages, Normalization
 from ..networks import NETWORKS, Classifier, create_network
 from ..precision import check_precision
 from ..recipes import accuracy, fast_recipe, train_classifier
+from .keeping import Budget
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,10 @@ class PoolConfig:
     """Updates a network."""
     batch_size: int = 128
     snapshots: int = 4
-    """States kept of each network, evenly spaced, the last one at its end."""
+    """States kept of each network, the last one at its end."""
+    first_snapshot: int | None = None
+    """Step of the first state; the others follow in equal ratios, so that untrained and trained networks are in one
+    pool. None: they are evenly spaced."""
     validation_images: int = 2000
     """Real images kept out of training, for the accuracy that is noted with each snapshot."""
     flips: bool = True
@@ -50,6 +54,24 @@ class PoolConfig:
         check_precision(self.precision)
         if self.steps < self.snapshots:
             raise ValueError(f"{self.steps} steps cannot give {self.snapshots} snapshots; raise steps")
+        if self.first_snapshot is not None:
+            latest = self.steps - self.snapshots + 1
+            if self.snapshots < 2 or not 1 <= self.first_snapshot <= latest:
+                raise ValueError(
+                    f"first_snapshot must lie in 1..{latest} and needs a second one, got {self.first_snapshot} with "
+                    f"{self.snapshots} snapshots in {self.steps} steps"
+                )
+
+    def snapshot_steps(self) -> list[int]:
+        """The steps, counted from 1, whose states are kept."""
+        if self.first_snapshot is None:
+            return [self.steps * (number + 1) // self.snapshots for number in range(self.snapshots)]
+        ratio = (self.steps / self.first_snapshot) ** (1 / (self.snapshots - 1))
+        due: list[int] = []
+        for number in range(self.snapshots):
+            step = round(self.first_snapshot * ratio**number)
+            due.append(max(step, due[-1] + 1) if due else step)
+        return due
 
 
 class EmbeddingPool:
@@ -79,6 +101,21 @@ class EmbeddingPool:
         """Put the network in its most accurate state, for inversion's features."""
         self.load(max(range(len(self)), key=self.accuracies.__getitem__))
 
+    def within(self, band: tuple[float, float]) -> "EmbeddingPool":
+        """The states whose validation accuracy lies in `band`, both ends included, on the same network.
+
+        Raises:
+            ValueError: there are none.
+        """
+        low, high = band
+        chosen = [number for number, accuracy in enumerate(self.accuracies) if low <= accuracy <= high]
+        if not chosen:
+            known = ", ".join(f"{accuracy:.3f}" for accuracy in sorted(self.accuracies))
+            raise ValueError(f"no state of the pool has an accuracy in {low:g}..{high:g}; there are {known}")
+        return EmbeddingPool(
+            self.network, [self.states[number] for number in chosen], [self.accuracies[number] for number in chosen]
+        )
+
 
 def build_pool(
     real_images: LabeledImages,
@@ -87,10 +124,23 @@ def build_pool(
     normalization: Normalization,
     seed: int,
     workdir: str | os.PathLike[str],
+    budget: Budget | None = None,
 ) -> EmbeddingPool:
     """Train the networks of a pool, or read those that `workdir` holds already.
 
     A network is written when it is complete, so a killed run repeats one network at most.
+
+    Args:
+        real_images: what they are trained on.
+        config: which networks.
+        normalization: takes unit images to what they see.
+        seed: network i has `seed + i`.
+        workdir: a folder a network.
+        budget: asked after each network that was trained.
+
+    Raises:
+        OutOfTimeError: the budget is used up.
+        ValueError: `workdir` holds networks of another configuration.
     """
     device = real_images.images.device
     states, accuracies = [], []
@@ -102,6 +152,8 @@ def build_pool(
             tensors, scores = _train(real_images, config, normalization, seed + number)
             results = {"accuracies": scores}
             save_checkpoint(folder, tensors, step=config.steps, config=network_work, results=results)
+            if budget is not None:
+                budget.check()
         else:
             tensors, scores = found.tensors, found.results["accuracies"]
         states += [_state(tensors, f"{snapshot}.", device) for snapshot in range(config.snapshots)]
@@ -130,7 +182,7 @@ def _train(
     validation = real_images.select(order[:held_out])
     training = real_images.select(order[held_out:])
     network = _network(real_images, config, seed)
-    due = [config.steps * (number + 1) // config.snapshots for number in range(config.snapshots)]
+    due = config.snapshot_steps()
     tensors: dict[str, torch.Tensor] = {}
     accuracies: list[float] = []
 

@@ -15,6 +15,7 @@ from tqdm import trange
 
 from .. import draws
 from ..images import LabeledImages, Normalization, signed_to_unit, unit_to_signed
+from .keeping import Keeper
 from .matching import reconstruction
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,14 @@ class Encoder(nn.Module):
         return latents
 
 
-def train_encoder(generator: nn.Module, config: InversionConfig, *, seed: int, device: torch.device) -> Encoder:
+def train_encoder(
+    generator: nn.Module,
+    config: InversionConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    keeper: Keeper | None = None,
+) -> Encoder:
     """Train an encoder to recover the latents of the generator's own samples.
 
     Args:
@@ -83,6 +91,10 @@ def train_encoder(generator: nn.Module, config: InversionConfig, *, seed: int, d
         config: steps, batch size and peak learning rate (one cycle).
         seed: of the weights and the samples.
         device: where the generator is.
+        keeper: where to go on from, and when to save; without one all is done anew.
+
+    Raises:
+        OutOfTimeError: the keeper's budget is used up; the encoder so far is saved.
     """
     latent_dim, num_classes = int(generator.latent_dim), int(generator.num_classes)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
@@ -93,8 +105,9 @@ def train_encoder(generator: nn.Module, config: InversionConfig, *, seed: int, d
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.lr_encoder, total_steps=config.encoder_steps, cycle_momentum=False
     )
+    first = 0 if keeper is None else _restore(keeper, encoder, optimizer, schedule)
     rows = torch.arange(config.encoder_batch_size, device=device)
-    for step in (bar := trange(config.encoder_steps, desc="encoder", unit="step")):
+    for step in (bar := trange(first, config.encoder_steps, desc="encoder", unit="step")):
         latents = draws.normal(seed, step, rows, latent_dim, stream=_SAMPLES)
         labels = (draws.uniform(seed, step, rows, 1, stream=_SAMPLE_LABELS).squeeze(1) * num_classes).long()
         with torch.no_grad():
@@ -106,7 +119,48 @@ def train_encoder(generator: nn.Module, config: InversionConfig, *, seed: int, d
         schedule.step()
         if step % 50 == 0:
             bar.set_postfix_str(f"latent error {loss.item():.3f}")
+        if keeper is not None:
+            over = keeper.budget.is_over()
+            if over or step + 1 == config.encoder_steps or keeper.due():
+                rate = optimizer.param_groups[0]["lr"]
+                keeper.save(_encoder_tensors(encoder, optimizer), step + 1, results={"lr": rate})
+            if over:
+                raise keeper.budget.out_of_time()
     return encoder.eval().requires_grad_(False)
+
+
+def _encoder_tensors(encoder: Encoder, optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:
+    """Weights and moments by name."""
+    moments = {
+        f"{name}.{key}": optimizer.state[parameter][key]
+        for name, parameter in encoder.named_parameters()
+        for key in ("exp_avg", "exp_avg_sq")
+    }
+    return {**encoder.state_dict(), **moments}
+
+
+def _restore(
+    keeper: Keeper,
+    encoder: Encoder,
+    optimizer: torch.optim.Adam,
+    schedule: torch.optim.lr_scheduler.OneCycleLR,
+) -> int:
+    """Go on from the checkpoint, if there is one; the steps done."""
+    found = keeper.load()
+    if found is None:
+        return 0
+    for parameter in encoder.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(found.step)),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    with torch.no_grad():
+        for name, tensor in _encoder_tensors(encoder, optimizer).items():
+            tensor.copy_(found.tensors[name])
+    optimizer.param_groups[0]["lr"] = found.results["lr"]
+    schedule.last_epoch = found.step
+    return found.step
 
 
 def starting_latents(

@@ -1,30 +1,61 @@
 """The objectives of condensation, as pure functions of embeddings.
 
 Equations are those of Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT-GAN), 2022.
-Embeddings come class by class, `[num_classes, images_per_class, dim]`, so that all classes are one batch.
+Embeddings come class by class, `[num_classes, images_per_class, dim]`, so that all classes are one batch, and losses
+stay apart by class, `[num_classes]`: the total is their sum.
 """
+
+from collections.abc import Sequence
 
 import torch
 
+_EPSILON = 1e-6  # of the published gradient distance: a unit without gradient counts as orthogonal
+
 
 def distribution_matching(real_means: torch.Tensor, synthetic_means: torch.Tensor) -> torch.Tensor:
-    """Squared distance of the mean embeddings, summed over classes (the condensation loss of Eq. 2, Algorithm 1).
+    """Squared distance of the mean embeddings of each class (the condensation loss of Eq. 2, Algorithm 1).
 
     Args:
         real_means, synthetic_means: `[num_classes, dim]`.
+
+    Returns:
+        `[num_classes]`.
     """
-    return (real_means - synthetic_means).square().sum()
+    return (real_means - synthetic_means).square().sum(dim=1)
+
+
+def gradient_distance(real: Sequence[torch.Tensor], synthetic: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Distance of two gradients of a network: 1 - cosine, summed over output units and layers; a scalar.
+
+    Parameters of one dimension (biases, gains) are ignored. It lies between 0 and twice the number of output units,
+    and does not see how long the gradients are.
+
+    Source: Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (DC), 2021, Section 3.
+
+    Args:
+        real, synthetic: one tensor a parameter, in the same order; the first dimension runs over output units.
+    """
+    distances = []
+    for ours, theirs in zip(synthetic, real, strict=True):
+        if ours.ndim > 1:
+            one, other = ours.flatten(1), theirs.flatten(1)
+            lengths = one.norm(dim=1) * other.norm(dim=1)
+            distances.append((1.0 - (one * other).sum(dim=1) / (lengths + _EPSILON)).sum())
+    return torch.stack(distances).sum()
 
 
 def pairwise_regularizer(real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:
-    """Mean over pairs of the squared embedding distance, summed over classes (Eq. 3).
+    """Mean over pairs of the squared embedding distance of each class (Eq. 3).
 
-    Summed over classes as the first term is: another normalisation would shift the weight between the two.
+    To be summed over classes as the first term is: another normalisation would shift the weight between the two.
 
     Args:
         real, synthetic: `[num_classes, images_per_class, dim]`; row j of both belongs to one pair.
+
+    Returns:
+        `[num_classes]`.
     """
-    return (real - synthetic).square().sum(dim=2).mean(dim=1).sum()
+    return (real - synthetic).square().sum(dim=2).mean(dim=1)
 
 
 def total_loss(condensation: torch.Tensor, regularizer: torch.Tensor, weight: float) -> torch.Tensor:

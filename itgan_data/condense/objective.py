@@ -1,94 +1,286 @@
-"""The objective of distribution matching as a function of latents, all classes in one pass."""
+"""The objectives of condensation as functions of latents: what a step draws, and the gradient it gives."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 
 from .. import draws
-from ..augmentation import DSA
+from ..augmentation import DSA, Augmentation, Compose
 from ..images import LabeledImages, signed_to_unit, uint8_to_unit
-from ..latents import LatentSet
 from .config import CondenserConfig
-from .embedding import EmbeddingPool
 from .inversion import Embedding, Images
-from .matching import distribution_matching, pairwise_regularizer, total_loss
+from .matching import distribution_matching, gradient_distance, pairwise_regularizer, total_loss
+from .network_source import NetworkSource
 
 # Streams of `draws`, one a use, so that no two share numbers.
-_REAL, _AUGMENT, _NETWORK = range(20, 23)
+_REAL, _AUGMENT = range(20, 22)
 
 
-class MatchingObjective:
-    """The loss of Algorithm 1 and its gradient, for one draw of network, real images and augmentation a step.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Latents that are learned together, the same number of each class."""
 
-    The paper loops over classes; here the images of all classes are one batch, and each class has its own row of
-    augmentation draws, shared by its real and synthetic images.
+    latents: torch.Tensor
+    """`[num_classes, n, latent_dim]`."""
+    sources: torch.Tensor
+    """`[num_classes, n]`: the real image that each latent is paired with."""
+    classes: torch.Tensor
+    """`[num_classes]`: which classes they are."""
 
-    Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT-GAN), 2022, Eq. 2-4.
+    @property
+    def labels(self) -> torch.Tensor:
+        """`[num_classes * n]`, class after class."""
+        return self.classes.repeat_interleave(self.latents.shape[1])
+
+    def select(self, places: torch.Tensor) -> "Batch":
+        """Of each class the latents at its row of `places` `[num_classes, k]`."""
+        rows = torch.arange(len(places)).unsqueeze(1)
+        return Batch(self.latents[rows, places], self.sources[rows, places], self.classes)
+
+    def chunks(self, size: int) -> Iterator["Batch"]:
+        """At most `size` latents of each class at a time."""
+        parts = zip(torch.split(self.latents, size, dim=1), torch.split(self.sources, size, dim=1), strict=True)
+        return (Batch(latents, sources, self.classes) for latents, sources in parts)
+
+
+class Objective(Protocol):
+    """What the latents of a batch are learned by."""
+
+    def gradient(self, batch: Batch, *, group: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of each class `[num_classes]` and the gradient of their sum, shaped as the latents."""
+        ...
+
+
+class Matching:
+    """What all objectives share: the network, the real images and the augmentation of a (group, step).
+
+    Every class has its own row of augmentation draws, shared by its real and synthetic images, and numbers of its own:
+    a class is learned alike whatever other classes are learned beside it.
 
     Args:
         generate: the frozen generator.
-        embed: the embedding of the pool's network.
-        pool: puts that network in another state each step.
+        networks: puts the embedding network in the state of a step.
         real_images: the whole real set.
         by_class: the places of each class's images in it.
-        config: weight, batch size, augmentation.
+        config: batch sizes, augmentation, normalisation, seed.
     """
 
     def __init__(
         self,
         generate: Images,
-        embed: Embedding,
-        pool: EmbeddingPool,
+        networks: NetworkSource,
         real_images: LabeledImages,
         by_class: list[torch.Tensor],
         config: CondenserConfig,
     ) -> None:
+        self.generate = generate
+        self.networks = networks
         self.real_images = real_images
         self.by_class = by_class
-        self.pool = pool
         self.config = config
-        self.augment = DSA(config.strategy)
+        self.augment: Augmentation = DSA(config.strategy) if config.strategy else Compose()
         self.device = real_images.images.device
-        self.generate = generate
-        self.embed = embed
 
-    def gradient(
-        self, latents: torch.Tensor, start: LatentSet, *, group: int, step: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss and its gradient with respect to `latents`.
+    def draw(self, classes: torch.Tensor, *, group: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Load the network of a step, and draw for it.
 
-        Args:
-            latents: `[num_classes * n, latent_dim]`, class after class, requiring gradients.
-            start: their labels and, in `source_index`, the real image each one is paired with.
-            group, step: choose the random numbers.
+        Returns:
+            Augmentation draws `[num_classes, num_draws]` and the places of real images `[num_classes,
+            real_batch_size]`, drawn with replacement.
         """
-        rows = torch.arange(len(self.by_class)) + group * len(self.by_class)
-        uniforms = draws.uniform(self.config.seed, step, rows, self.augment.num_draws, stream=_AUGMENT)
-        self.pool.load_drawn(draws.make_seed(self.config.seed, _NETWORK, group), step)
-        weight = self.config.regularizer_weight
-        with torch.no_grad():
-            real_means = self._embeddings(self._real_unit(self._real_indices(rows, step)), uniforms).mean(dim=1)
-        images = self.generate(latents, start.labels.to(self.device))
-        synthetic = self._embeddings(signed_to_unit(images), uniforms)
-        loss = distribution_matching(real_means, synthetic.mean(dim=1))
-        if weight > 0 and start.source_index is not None:
-            with torch.no_grad():
-                paired = self._embeddings(self._real_unit(start.source_index), uniforms)
-            loss = total_loss(loss, pairwise_regularizer(paired, synthetic), weight)
-        (gradient,) = torch.autograd.grad(loss, latents)
-        return loss.detach(), gradient
+        self.networks.load(group, step)
+        seed, rows = self.config.seed, classes.cpu() + group * len(self.by_class)
+        uniforms = draws.uniform(seed, step, rows, self.augment.num_draws, stream=_AUGMENT)
+        chances = draws.uniform(seed, step, rows, self.config.real_batch_size, stream=_REAL)
+        places = [self.by_class[label] for label in classes.tolist()]
+        return uniforms, torch.stack([p[(row * len(p)).long()] for p, row in zip(places, chances, strict=True)])
 
-    def _embeddings(self, unit: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-        """Embeddings `[num_classes, n, dim]` of unit images, each class augmented under its row of draws."""
+    def real(self, places: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        """Augmented real images, class after class, of `places` `[num_classes, n]`."""
+        return self._augmented(uint8_to_unit(self.real_images.images[places.flatten().to(self.device)]), uniforms)
+
+    def synthetic(self, batch: Batch, uniforms: torch.Tensor) -> torch.Tensor:
+        """Augmented synthetic images, class after class."""
+        images = self.generate(batch.latents.flatten(0, 1), batch.labels.to(self.device))
+        return self._augmented(signed_to_unit(images), uniforms)
+
+    def chunks(self, batch: Batch) -> list[Batch]:
+        """The batch in pieces of `chunk_size`, or as it is."""
+        return list(batch.chunks(self.config.chunk_size or batch.latents.shape[1]))
+
+    def _augmented(self, unit: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         rows = uniforms.repeat_interleave(len(unit) // len(uniforms), dim=0)
         images = self.augment(self.config.normalization.standardize(unit), rows)
-        embeddings = self.embed(images.contiguous(memory_format=torch.channels_last))
-        return embeddings.view(len(uniforms), -1, embeddings.shape[1])
+        return images.contiguous(memory_format=torch.channels_last)
 
-    def _real_indices(self, rows: torch.Tensor, step: int) -> torch.Tensor:
-        """`real_batch_size` real images of each class in turn, drawn with replacement."""
-        uniforms = draws.uniform(self.config.seed, step, rows, self.config.real_batch_size, stream=_REAL)
-        return torch.cat(
-            [places[(row * len(places)).long()] for places, row in zip(self.by_class, uniforms, strict=True)]
-        )
 
-    def _real_unit(self, indices: torch.Tensor) -> torch.Tensor:
-        return uint8_to_unit(self.real_images.images[indices.to(self.device)])
+class DistributionObjective:
+    """Distance of mean embeddings, and of the pairs': the loss of Algorithm 1, all classes in one pass.
+
+    A batch of more than `chunk_size` latents a class is passed twice, in chunks: the loss depends on the latents only
+    through the class means and a sum over pairs, so the means are found first, without a graph, and each chunk is then
+    propagated back against the fixed difference. The gradient is that of the whole batch, the memory that of a chunk.
+
+    Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT-GAN), 2022, Eq. 2-4.
+
+    Args:
+        matching: what a step draws.
+        embed: the embedding of its network.
+    """
+
+    def __init__(self, matching: Matching, embed: Embedding) -> None:
+        self.matching = matching
+        self.embed = embed
+        self.weight = matching.config.regularizer_weight
+
+    def gradient(self, batch: Batch, *, group: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of each class `[num_classes]` and the gradient of their sum, shaped as the latents."""
+        uniforms, places = self.matching.draw(batch.classes, group=group, step=step)
+        chunks = self.matching.chunks(batch)
+        real_means = self._real_means(places, uniforms)
+        if len(chunks) == 1:
+            return self._at_once(chunks[0], real_means, uniforms)
+        return self._in_chunks(chunks, real_means, uniforms)
+
+    def _at_once(
+        self, batch: Batch, real_means: torch.Tensor, uniforms: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = _leaf(batch)
+        synthetic = self._synthetic(batch, uniforms)
+        losses = distribution_matching(real_means, synthetic.mean(dim=1))
+        if self.weight > 0:
+            losses = total_loss(losses, self._regularizer(batch, synthetic, uniforms), self.weight)
+        (gradient,) = torch.autograd.grad(losses.sum(), batch.latents)
+        return losses.detach(), gradient
+
+    def _in_chunks(
+        self, chunks: list[Batch], real_means: torch.Tensor, uniforms: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        count = sum(chunk.latents.shape[1] for chunk in chunks)
+        with torch.no_grad():
+            sums = [self._synthetic(chunk, uniforms).sum(dim=1) for chunk in chunks]
+            means = torch.stack(sums).sum(dim=0) / count
+            losses = (1.0 - self.weight) * distribution_matching(real_means, means)
+            direction = (2.0 * (1.0 - self.weight) / count) * (means - real_means).unsqueeze(1)
+        gradients: list[torch.Tensor] = []
+        for chunk in map(_leaf, chunks):
+            synthetic = self._synthetic(chunk, uniforms)
+            slope = (direction * synthetic).sum()
+            if self.weight > 0:
+                share = self.weight * chunk.latents.shape[1] / count
+                regularizer = share * self._regularizer(chunk, synthetic, uniforms)
+                losses = losses + regularizer.detach()
+                slope = slope + regularizer.sum()
+            gradients += torch.autograd.grad(slope, chunk.latents)
+        return losses, torch.cat(gradients, dim=1)
+
+    @torch.no_grad()
+    def _real_means(self, places: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        parts = torch.split(places, self.matching.config.chunk_size or places.shape[1], dim=1)
+        embedded = [self._embeddings(self.matching.real(part, uniforms), len(uniforms)) for part in parts]
+        if len(embedded) == 1:
+            return embedded[0].mean(dim=1)
+        return torch.stack([part.sum(dim=1) for part in embedded]).sum(dim=0) / places.shape[1]
+
+    def _regularizer(self, batch: Batch, synthetic: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            paired = self._embeddings(self.matching.real(batch.sources, uniforms), len(uniforms))
+        return pairwise_regularizer(paired, synthetic)
+
+    def _synthetic(self, batch: Batch, uniforms: torch.Tensor) -> torch.Tensor:
+        return self._embeddings(self.matching.synthetic(batch, uniforms), len(uniforms))
+
+    def _embeddings(self, images: torch.Tensor, num_classes: int) -> torch.Tensor:
+        """`[num_classes, n, dim]`."""
+        embeddings = self.embed(images)
+        return embeddings.view(num_classes, -1, embeddings.shape[1])
+
+
+class GradientObjective:
+    """Distance of the network's gradients on the real and synthetic images of a class, class by class.
+
+    Chunks are exact here too: the distance depends on the latents only through the mean gradient, so that is found
+    first, and each chunk is then propagated back against the fixed derivative of the distance.
+
+    Source: Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (DC), 2021, Algorithm 1; with
+    augmentation Zhao and Bilen, "Dataset condensation with differentiable siamese augmentation" (DSA), 2021.
+
+    Args:
+        matching: what a step draws.
+        classify: the logits of its network.
+    """
+
+    def __init__(self, matching: Matching, classify: Embedding) -> None:
+        self.matching = matching
+        self.classify = classify
+        network = matching.networks.network.requires_grad_(True)
+        self.parameters = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+
+    def gradient(self, batch: Batch, *, group: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of each class `[num_classes]` and the gradient of their sum, shaped as the latents."""
+        uniforms, places = self.matching.draw(batch.classes, group=group, step=step)
+        losses, gradients = [], []
+        for row in range(len(batch.classes)):
+            own = slice(row, row + 1)
+            label = batch.classes[own].to(self.matching.device)
+            part = Batch(batch.latents[own], batch.sources[own], batch.classes[own])
+            real_parts = torch.split(places[own], self.matching.config.chunk_size or places.shape[1], dim=1)
+            shown = (self.matching.real(part, uniforms[own]) for part in real_parts)
+            real = self._mean_gradient(shown, label, places.shape[1])
+            chunks = self.matching.chunks(part)
+            follow = self._at_once if len(chunks) == 1 else self._in_chunks
+            loss, latent_gradient = follow(chunks, real, label, uniforms[own])
+            losses.append(loss)
+            gradients.append(latent_gradient)
+        return torch.stack(losses), torch.cat(gradients)
+
+    def _at_once(
+        self, chunks: list[Batch], real: list[torch.Tensor], label: torch.Tensor, uniforms: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = _leaf(chunks[0])
+        images = self.matching.synthetic(batch, uniforms)
+        loss = gradient_distance(real, self._weight_gradient(images, label, len(images), create_graph=True))
+        (gradient,) = torch.autograd.grad(loss, batch.latents)
+        return loss.detach(), gradient
+
+    def _in_chunks(
+        self, chunks: list[Batch], real: list[torch.Tensor], label: torch.Tensor, uniforms: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        count = sum(chunk.latents.shape[1] for chunk in chunks)
+        means = self._mean_gradient((self._shown(chunk, uniforms) for chunk in chunks), label, count)
+        loss = gradient_distance(real, [mean.requires_grad_(True) for mean in means])
+        directions = torch.autograd.grad(loss, means)
+        gradients: list[torch.Tensor] = []
+        for chunk in map(_leaf, chunks):
+            images = self.matching.synthetic(chunk, uniforms)
+            parts = self._weight_gradient(images, label, count, create_graph=True)
+            slope = torch.stack([(way * part).sum() for way, part in zip(directions, parts, strict=True)]).sum()
+            gradients += torch.autograd.grad(slope, chunk.latents)
+        return loss.detach(), torch.cat(gradients, dim=1)
+
+    @torch.no_grad()
+    def _shown(self, batch: Batch, uniforms: torch.Tensor) -> torch.Tensor:
+        return self.matching.synthetic(batch, uniforms)
+
+    def _mean_gradient(self, parts: Iterable[torch.Tensor], label: torch.Tensor, count: int) -> list[torch.Tensor]:
+        """Of `count` images that come in parts."""
+        means = [torch.zeros_like(parameter) for parameter in self.parameters]
+        for images in parts:
+            for mean, part in zip(means, self._weight_gradient(images, label, count), strict=True):
+                mean += part
+        return means
+
+    def _weight_gradient(
+        self, images: torch.Tensor, label: torch.Tensor, count: int, *, create_graph: bool = False
+    ) -> list[torch.Tensor]:
+        """Gradient of the cross entropy, summed over images and divided by `count`, one tensor a parameter."""
+        entropy = F.cross_entropy(self.classify(images), label.expand(len(images)), reduction="sum") / count
+        return list(torch.autograd.grad(entropy, self.parameters, create_graph=create_graph))
+
+
+def _leaf(batch: Batch) -> Batch:
+    """The same batch, its latents a leaf to differentiate by."""
+    return Batch(batch.latents.detach().requires_grad_(True), batch.sources, batch.classes)

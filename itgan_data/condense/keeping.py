@@ -1,0 +1,115 @@
+"""When long work is saved and when it stops: checkpoints every few minutes, a time limit, Ctrl-C."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from ..checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+
+class OutOfTimeError(RuntimeError):
+    """`max_minutes` are over; the work so far is in the workdir."""
+
+
+class Budget:
+    """How long a run may take.
+
+    Args:
+        max_minutes: from now; None for no limit.
+        checkpoint_minutes: between two checkpoints of the same work.
+        workdir: where the work is, for the message.
+    """
+
+    def __init__(self, max_minutes: float | None, *, checkpoint_minutes: float, workdir: Path) -> None:
+        self.deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.checkpoint_minutes = checkpoint_minutes
+        self.workdir = workdir
+
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self.deadline
+
+    def out_of_time(self) -> OutOfTimeError:
+        """What to raise when it is, and all is saved."""
+        return OutOfTimeError(f"out of time; the work so far is in {self.workdir}, run again to go on")
+
+    def check(self) -> None:
+        """Stop if the time is over.
+
+        Raises:
+            OutOfTimeError: it is.
+        """
+        if self.is_over():
+            raise self.out_of_time()
+
+
+class Keeper:
+    """The checkpoint of one piece of work.
+
+    Args:
+        folder: holds nothing else.
+        work: JSON values that determine it.
+        budget: how often it is saved.
+        may_differ: keys of `work` that do not change it.
+    """
+
+    def __init__(
+        self, folder: Path, work: Mapping[str, Any], budget: Budget, *, may_differ: Collection[str] = ()
+    ) -> None:
+        self.folder = folder
+        self.work = work
+        self.budget = budget
+        self.may_differ = may_differ
+        self.saved = time.monotonic()
+        self.saved_step: int | None = None
+
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint, if there is one.
+
+        Raises:
+            ValueError: it is of other work, or damaged.
+        """
+        found = load_checkpoint(self.folder, config=self.work, may_differ=self.may_differ)
+        self.saved_step = None if found is None else found.step
+        return found
+
+    def due(self) -> bool:
+        """Whether the last save was long enough ago."""
+        return time.monotonic() > self.saved + 60 * self.budget.checkpoint_minutes
+
+    def save(self, tensors: Mapping[str, torch.Tensor], step: int, *, results: Mapping[str, Any] | None = None) -> None:
+        """Replace the checkpoint."""
+        save_checkpoint(self.folder, tensors, step=step, config=self.work, results=results)
+        self.saved, self.saved_step = time.monotonic(), step
+
+
+@contextmanager
+def interrupt_held() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back, so that a step can be finished and saved; a second one comes through at once.
+
+    Yields a function that says whether there was one. Where Ctrl-C is handled otherwise already, or in another thread
+    than the main one, nothing is held back.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: bool(held)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

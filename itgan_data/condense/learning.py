@@ -1,0 +1,227 @@
+"""The loop that learns the latents of one unit of work."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+
+import torch
+from tqdm import tqdm
+
+from .. import draws
+from ..images import signed_to_unit
+from .config import CondenserConfig
+from .inversion import Images
+from .journal import Journal, preview_places
+from .keeping import Keeper, interrupt_held
+from .network_source import NetworkSource
+from .objective import Batch, Objective
+
+_PARTITION = 26  # stream of `draws` that puts latents into groups anew
+_EXPLODED = 1e6  # times the first loss; far beyond what another network or augmentation changes
+_SMALLEST = 1e-3  # first loss that this is measured by: classes may start with none at all
+
+
+class LossWatch:
+    """Notes on the device, without a wait, at which step the loss of a class first was not finite or exploded."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.first_bad = torch.full((num_classes,), -1, device=device)
+        self.limit: torch.Tensor | None = None
+
+    def note(self, step: int, losses: torch.Tensor) -> None:
+        if self.limit is None:
+            self.limit = _EXPLODED * losses.max().clamp(min=_SMALLEST)
+        good = losses.isfinite() & (losses <= self.limit)
+        self.first_bad = torch.where(good | (self.first_bad >= 0), self.first_bad, step)
+
+    def found(self) -> tuple[int, int] | None:
+        """The step and the class where it first went wrong."""
+        bad = [(step, row) for row, step in enumerate(self.first_bad.tolist()) if step >= 0]
+        return min(bad, default=None)
+
+
+class Learner:
+    """The latents of one unit, their optimiser, and where both are kept.
+
+    Args:
+        start: the latents to begin with.
+        group: of the unit; chooses the random numbers.
+        objective: gives their gradient.
+        networks: the source of the objective's network, trained along on the images where it asks for that.
+        generate: the frozen generator.
+        config: optimiser, steps and how often to report.
+        keeper: where to go on from, and when to save.
+        class_names: of the real set, for messages.
+
+    Raises:
+        ValueError: the checkpoint is of other work, or beyond `config.steps`.
+    """
+
+    def __init__(
+        self,
+        start: Batch,
+        group: int,
+        *,
+        objective: Objective,
+        networks: NetworkSource,
+        generate: Images,
+        config: CondenserConfig,
+        keeper: Keeper,
+        class_names: Sequence[str],
+    ) -> None:
+        self.start = start
+        self.group = group
+        self.objective = objective
+        self.networks = networks
+        self.generate = generate
+        self.config = config
+        self.keeper = keeper
+        self.class_names = class_names
+        self.latents = start.latents.clone().requires_grad_(True)
+        self.optimizer = _optimizer(self.latents, config)
+        self.watch = LossWatch(len(start.classes), self.latents.device)
+        self.step = self._restore()
+
+    def run(self) -> torch.Tensor:
+        """Learn until `config.steps`; the latents `[num_classes, n, latent_dim]`.
+
+        Raises:
+            OutOfTimeError: the time is over; all is saved.
+            KeyboardInterrupt: Ctrl-C; all is saved.
+            FloatingPointError: a loss is not finite or exploded; nothing is saved since the last checkpoint.
+        """
+        if self.step == self.config.steps:
+            return self.latents.detach()
+        config, keeper = self.config, self.keeper
+        name = keeper.folder.name
+        started, first = time.monotonic(), self.step
+        with (
+            closing(Journal(keeper.folder.parent, name, step=first, tensorboard=config.tensorboard)) as journal,
+            tqdm(total=config.steps, initial=first, desc=name, unit="step") as bar,
+            interrupt_held() as interrupted,
+        ):
+            while self.step < config.steps:
+                losses = self._update()
+                bar.update()
+                last, stop, over = self.step == config.steps, interrupted(), keeper.budget.is_over()
+                if last or self.step % config.log_steps == 0:
+                    self._check(losses)
+                    seconds = time.monotonic() - started
+                    loss, rate = float(losses.sum()), (self.step - first) / max(seconds, 1e-9)
+                    journal.write(self.step, loss, seconds=seconds, steps_per_second=rate)
+                    bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+                if config.preview_steps is not None and self.step % config.preview_steps == 0:
+                    journal.preview(self.step, self._preview())
+                if last or stop or over or keeper.due():
+                    self._check(losses)
+                    keeper.save(self._state(), self.step)
+                if stop:
+                    raise KeyboardInterrupt
+                if over:
+                    raise keeper.budget.out_of_time()
+        return self.latents.detach()
+
+    def _update(self) -> torch.Tensor:
+        """One step; the loss of each class before it."""
+        losses, self.latents.grad = self._gradient()
+        self.watch.note(self.step, losses)
+        self.optimizer.step()
+        self.networks.follow(self._standardized, self.group, self.step)
+        self.step += 1
+        return losses
+
+    def _gradient(self) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = Batch(self.latents.detach(), self.start.sources, self.start.classes)
+        if not self.config.regroup:
+            return self.objective.gradient(batch, group=self.group, step=self.step)
+        count = batch.latents.shape[1]
+        chances = draws.uniform(self.config.seed, self.step, batch.classes, count, stream=_PARTITION)
+        order = chances.argsort(dim=1, stable=True)
+        parts = torch.split(order, self.config.group_size or count, dim=1)
+        rows = torch.arange(len(batch.classes)).unsqueeze(1)
+        gradient, losses = torch.empty_like(batch.latents), []
+        for group, places in enumerate(parts):
+            loss, gradient[rows, places] = self.objective.gradient(batch.select(places), group=group, step=self.step)
+            losses.append(loss)
+        return torch.stack(losses).mean(dim=0), gradient
+
+    @torch.no_grad()
+    def _standardized(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The synthetic images as they are, for a network that is trained along."""
+        labels = self.start.labels.to(self.latents.device)
+        size = len(self.start.classes) * (self.config.chunk_size or self.latents.shape[1])
+        pairs = zip(torch.split(self.latents.flatten(0, 1), size), torch.split(labels, size), strict=True)
+        unit = torch.cat([signed_to_unit(self.generate(latents, own)) for latents, own in pairs])
+        return self.config.normalization.standardize(unit), labels
+
+    @torch.no_grad()
+    def _preview(self) -> torch.Tensor:
+        shown = preview_places(self.latents)
+        labels = self.start.classes[: len(shown)].repeat_interleave(shown.shape[1]).to(shown.device)
+        images = self.generate(shown.flatten(0, 1), labels)
+        return images.reshape(*shown.shape[:2], *images.shape[1:])
+
+    def _check(self, losses: torch.Tensor) -> None:
+        """Read on the host whether all went well so far; a state that did not is never saved.
+
+        Raises:
+            FloatingPointError: it did not.
+        """
+        found = self.watch.found()
+        if found is None:
+            lost = (~self.latents.detach().isfinite().flatten(1).all(dim=1)).nonzero()
+            if len(lost) == 0:
+                return
+            found = self.step - 1, int(lost[0])
+        step, row = found
+        saved = self.keeper.saved_step
+        kept = (
+            "nothing was saved yet"
+            if saved is None
+            else f"the last good state, step {saved}, is in {self.keeper.folder}"
+        )
+        raise FloatingPointError(
+            f"the loss of class {self.class_names[int(self.start.classes[row])]!r} exploded or is not finite at step "
+            f"{step} of {self.keeper.folder.name} (last read: {float(losses[row]):.4g}); {kept}; lower lr_latents"
+        )
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        tensors = {"latents": self.latents, **self.optimizer.state[self.latents]}
+        tensors = {name: tensors[name].flatten(0, 1) for name in ("latents", *_moments(self.config))}
+        if self.watch.limit is not None:
+            tensors["loss_limit"] = self.watch.limit
+        return tensors | self.networks.state(self.step)
+
+    def _restore(self) -> int:
+        """Take the state from the checkpoint, if there is one; the steps done."""
+        found = self.keeper.load()
+        if found is None:
+            return 0
+        if found.step > self.config.steps:
+            raise ValueError(
+                f"{self.keeper.folder} is at step {found.step}, beyond steps={self.config.steps}; raise steps"
+            )
+        device, tensors = self.latents.device, found.tensors
+        with torch.no_grad():
+            self.latents.copy_(tensors["latents"].view_as(self.latents))
+        moments = {name: tensors[name].to(device).view_as(self.latents) for name in _moments(self.config)}
+        if self.config.optimizer == "adam":
+            moments["step"] = torch.tensor(float(found.step))
+        self.optimizer.state[self.latents] = moments
+        if "loss_limit" in tensors:
+            self.watch.limit = tensors["loss_limit"].to(device)
+        self.networks.restore(tensors)
+        return found.step
+
+
+def _optimizer(latents: torch.Tensor, config: CondenserConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam([latents], lr=config.lr_latents)
+    return torch.optim.SGD([latents], lr=config.lr_latents, momentum=config.momentum)
+
+
+def _moments(config: CondenserConfig) -> tuple[str, ...]:
+    """The tensors of the optimiser's state."""
+    if config.optimizer == "adam":
+        return ("exp_avg", "exp_avg_sq")
+    return ("momentum_buffer",) if config.momentum > 0 else ()

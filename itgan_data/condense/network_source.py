@@ -1,0 +1,203 @@
+"""Where the embedding network of a step comes from: a pool of trained ones, or random ones, trained along or not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from .. import draws
+from ..augmentation import Augmentation
+from ..networks import NETWORKS, Classifier, create_network
+from .embedding import EmbeddingPool
+
+# Streams of `draws`, one a use, so that no two share numbers.
+_POOL, _WEIGHTS, _ORDER, _AUGMENT = 22, 23, 24, 25
+
+Standardized = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+"""Gives the standardized synthetic images `[N, C, H, W]` of the moment and their labels `[N]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshNetworks:
+    """Random networks in place of the pool: a new one every step, or one that learns from the synthetic images.
+
+    With `outer_steps=1` these are the random networks of distribution matching (DM), with more the inner loop of
+    gradient matching (DC, DSA).
+    """
+
+    network: str = "convnet"
+    width: int = 128
+    """Channels of a ConvNet's blocks; other networks have one width."""
+    norm: Literal["instance", "batch", "none"] = "instance"
+    """Of a ConvNet. Batch norm takes its statistics from all classes of a step together."""
+    outer_steps: int = 1
+    """Matching steps after which another network is drawn."""
+    inner_epochs: int = 0
+    """Passes over the synthetic images, by which the network is trained between two of these steps."""
+    lr: float = 0.01
+    momentum: float = 0.0
+    batch_size: int = 256
+    """Synthetic images an update of the network."""
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise ValueError(f"unknown network {self.network!r}; expected one of {', '.join(NETWORKS)}")
+        if self.norm not in ("instance", "batch", "none"):
+            raise ValueError(f"norm must be 'instance', 'batch' or 'none', got {self.norm!r}")
+        for name in ("width", "outer_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+        if self.inner_epochs < 0:
+            raise ValueError(f"inner_epochs must not be negative, got {self.inner_epochs}")
+        if self.inner_epochs and self.outer_steps == 1:
+            raise ValueError("inner_epochs train a network between its outer_steps; raise outer_steps above 1")
+
+    @property
+    def batch_norm(self) -> bool:
+        """Whether an embedding depends on the other images of its batch, as in every network but the ConvNet."""
+        return self.norm == "batch" or self.network != "convnet"
+
+
+class NetworkSource(Protocol):
+    """What learning needs to know of embedding networks. One network serves all states, so it is compiled once."""
+
+    @property
+    def network(self) -> Classifier: ...
+
+    def load(self, group: int, step: int) -> None:
+        """Put the network in the state of a step."""
+        ...
+
+    def follow(self, synthetic: Standardized, group: int, step: int) -> None:
+        """Train the network on the synthetic images, if a later step needs that, now that `step` is done."""
+        ...
+
+    def state(self, step: int) -> dict[str, torch.Tensor]:
+        """What a later `load` needs beside group and step, after `step` steps."""
+        ...
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Take back what `state` gave."""
+        ...
+
+
+class PoolSource:
+    """States of a pool, drawn uniformly for each (group, step)."""
+
+    def __init__(self, pool: EmbeddingPool, seed: int) -> None:
+        self.pool = pool
+        self.seed = seed
+
+    @property
+    def network(self) -> Classifier:
+        return self.pool.network
+
+    def load(self, group: int, step: int) -> None:
+        self.pool.load_drawn(draws.make_seed(self.seed, _POOL, group), step)
+
+    def follow(self, synthetic: Standardized, group: int, step: int) -> None:
+        pass
+
+    def state(self, step: int) -> dict[str, torch.Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        pass
+
+
+class FreshSource:
+    """A random network for every `outer_steps` steps of a group, trained along in between.
+
+    Args:
+        config: which network, and how it is trained.
+        num_classes, image_shape: of the images.
+        augment: applied to the images that the network is trained on.
+        seed: of weights, order and augmentation.
+        device: where the network computes.
+    """
+
+    def __init__(
+        self,
+        config: FreshNetworks,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        *,
+        augment: Augmentation,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.num_classes = num_classes
+        self.image_shape = image_shape
+        self.augment = augment
+        self.seed = seed
+        network = self._create(0, 0).requires_grad_(False)
+        self.network: Classifier = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.momenta = [torch.zeros_like(parameter) for parameter in self.network.parameters()]
+
+    def load(self, group: int, step: int) -> None:
+        if step % self.config.outer_steps == 0:
+            self.network.load_state_dict(self._create(group, step).state_dict())
+            for momentum in self.momenta:
+                momentum.zero_()
+
+    def follow(self, synthetic: Standardized, group: int, step: int) -> None:
+        if self.config.inner_epochs == 0 or (step + 1) % self.config.outer_steps == 0:
+            return
+        images, labels = synthetic()
+        seed = draws.make_seed(self.seed, _ORDER, group)
+        for epoch in range(step * self.config.inner_epochs, (step + 1) * self.config.inner_epochs):
+            for indices in _batches(len(images), self.config.batch_size, seed, epoch):
+                uniforms = draws.uniform(seed, epoch, indices, self.augment.num_draws, stream=_AUGMENT)
+                uniforms[:, :1] = uniforms[:1, :1]  # the published training picks one operation a batch
+                places = indices.to(images.device)
+                self._update(self.augment(images[places], uniforms), labels[places])
+
+    def state(self, step: int) -> dict[str, torch.Tensor]:
+        if step % self.config.outer_steps == 0:
+            return {}  # the next step draws another network
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        return tensors | {f"momentum.{number}": value for number, value in enumerate(self.momenta)}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        prefix = "network."
+        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if weights:
+            self.network.load_state_dict(weights)
+            for number, momentum in enumerate(self.momenta):
+                momentum.copy_(state[f"momentum.{number}"])
+
+    def _create(self, group: int, step: int) -> Classifier:
+        return create_network(
+            self.config.network,
+            self.num_classes,
+            image_shape=self.image_shape,
+            width=self.config.width,
+            norm=self.config.norm,
+            rng=draws.make_rng(self.seed, _WEIGHTS, group, step),
+        )
+
+    def _update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """One update by stochastic gradient descent with momentum."""
+        parameters = list(self.network.parameters())
+        required = parameters[0].requires_grad
+        self.network.requires_grad_(True)
+        loss = F.cross_entropy(self.network(images), labels)
+        gradients = torch.autograd.grad(loss, parameters)
+        self.network.requires_grad_(required)
+        with torch.no_grad():
+            for parameter, momentum, gradient in zip(parameters, self.momenta, gradients, strict=True):
+                momentum.mul_(self.config.momentum).add_(gradient)
+                parameter.sub_(momentum, alpha=self.config.lr)
+
+
+def _batches(size: int, batch_size: int, seed: int, epoch: int) -> list[torch.Tensor]:
+    """A random order of all of `range(size)`, with what is left over as a smaller last batch."""
+    order = draws.permutation(seed, epoch, size, stream=_ORDER)
+    return list(torch.split(order, batch_size))

@@ -1,0 +1,106 @@
+"""What is checked and settled before any work: fitting data, chosen images, the name of the work."""
+
+import copy
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import draws
+from ..files import fingerprint
+from ..images import LabeledImages
+from .config import CondenserConfig
+
+_CHOICE = 12  # stream of `draws` that chooses the real images
+# A run may be prolonged, saved and looked at more or less often, in other pieces; its steps stay the same.
+MAY_DIFFER = ("steps", "checkpoint_minutes", "log_steps", "preview_steps", "tensorboard", "chunk_size")
+# What the start does not depend on: matching can be tried with other values in the same workdir, its groups removed.
+AFTER_INVERSION = (
+    "group_size",
+    "regroup",
+    "class_block",
+    "objective",
+    "optimizer",
+    "momentum",
+    "lr_latents",
+    "regularizer_weight",
+    "real_batch_size",
+    "strategy",
+    "band",
+    "networks",
+)
+# Named in a checkpoint only where they are not the default: work from before there was a choice goes on.
+_IF_CHOSEN = ("initialize", "regroup", "objective", "optimizer", "momentum")
+
+
+def frozen(generator: nn.Module, device: torch.device) -> nn.Module:
+    """The generator in evaluation mode on `device`, without gradients: itself if it is so, else a copy."""
+    tensors = [*generator.parameters(), *generator.buffers()]
+    if not generator.training and all(t.device == device and not t.requires_grad for t in tensors):
+        return generator
+    return copy.deepcopy(generator).to(device).eval().requires_grad_(False)
+
+
+def determining(config: CondenserConfig) -> dict[str, Any]:
+    """The configuration as JSON values that checkpoints are compared by."""
+    values, default = asdict(config), asdict(CondenserConfig())
+    return {name: value for name, value in values.items() if name not in _IF_CHOSEN or value != default[name]}
+
+
+def identity(generator: nn.Module) -> dict[str, str]:
+    """Tells one generator from another: by its weights, or without any by what it says of itself."""
+    weights = generator.state_dict()
+    return {"generator": fingerprint(weights) if weights else repr(generator)}
+
+
+def check_fit(real_images: LabeledImages, generator: nn.Module, config: CondenserConfig) -> None:
+    """Refuse classes that are not the generator's, or a normalisation of other channels.
+
+    Raises:
+        ValueError: either.
+    """
+    if real_images.num_classes != generator.num_classes:
+        raise ValueError(
+            f"the data set has {real_images.num_classes} classes and the generator {generator.num_classes}; "
+            "use a generator that was trained on these classes"
+        )
+    if len(config.normalization.mean) != real_images.image_shape[0]:
+        raise ValueError(
+            f"normalization has {len(config.normalization.mean)} channels and the images have "
+            f"{real_images.image_shape[0]}; give one mean and std a channel"
+        )
+
+
+def indices_by_class(real_images: LabeledImages) -> list[torch.Tensor]:
+    """The places of each class's images.
+
+    Raises:
+        ValueError: a class without images.
+    """
+    indices = [(real_images.labels == label).nonzero().squeeze(1).cpu() for label in range(real_images.num_classes)]
+    for name, places in zip(real_images.class_names, indices, strict=True):
+        if len(places) == 0:
+            raise ValueError(f"class {name!r} has no images; expected at least one for each of the classes")
+    return indices
+
+
+def choose(by_class: list[torch.Tensor], images_per_class: int | None, seed: int) -> torch.Tensor:
+    """`[num_classes, images_per_class]` real images drawn without replacement.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    smallest = min(len(indices) for indices in by_class)
+    count = images_per_class or smallest
+    if count > smallest:
+        label = min(range(len(by_class)), key=lambda label: len(by_class[label]))
+        raise ValueError(
+            f"class {label} has {smallest} images, fewer than images_per_class={count}; lower images_per_class"
+        )
+    return torch.stack(
+        [
+            indices[draws.permutation(seed, label, len(indices), stream=_CHOICE)[:count]]
+            for label, indices in enumerate(by_class)
+        ]
+    )

@@ -100,7 +100,7 @@ def load_checkpoint(
         for key, chunk in sorted(load_tensors(folder / file).items()):
             chunks[key.rpartition(":")[0]].append(chunk)
     tensors = {name: torch.cat(chunks[name]).view(shape) for name, shape in manifest["shapes"].items()}
-    logger.info("going on from step %d of %s", manifest["step"], folder)
+    logger.debug("going on from step %d of %s", manifest["step"], folder)
     return Checkpoint(tensors, manifest["step"], manifest["results"])
 
 

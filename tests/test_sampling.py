@@ -93,7 +93,7 @@ class TestDefaultChunk:
         assert default_chunk(generator, torch.device("cuda")) == 16 * expected
 
     def test_is_never_empty(self) -> None:
-        generator = fold(BigGAN(BigGANConfig(channels=(4,) * 11)))
+        generator = fold(BigGAN(BigGANConfig(channels=(4, 4))))
         generator.largest_map = 1 << 30
         assert default_chunk(generator, CPU) == 1
 

@@ -1,19 +1,26 @@
-from collections.abc import Callable
+import itertools
+import json
+import signal
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from itgan_data.augmentation import diff_augment
 from itgan_data.checkpoint import MANIFEST
-from itgan_data.files import read_json
-from itgan_data.generators.biggan import BigGAN, BigGANConfig
+from itgan_data.features import FeatureNetwork
+from itgan_data.files import read_json, write_json
+from itgan_data.generators.biggan import BatchStatistics, BigGAN, BigGANConfig
+from itgan_data.generators.config import GeneratorTrainerConfig
 from itgan_data.generators.discriminator import ProjectionDiscriminator, discriminator_hinge, generator_hinge
 from itgan_data.generators.inference import fold, load_generator
-from itgan_data.generators.training import GeneratorTrainer, GeneratorTrainerConfig
+from itgan_data.generators.spectral import SpectralNorm
+from itgan_data.generators.training import GeneratorTrainer
 from itgan_data.images import LabeledImages
 
 CONFIG = GeneratorTrainerConfig(
@@ -34,12 +41,31 @@ def real_images(count: int = 12, side: int = 32, num_classes: int = 3) -> Labele
     return LabeledImages(pixels.to(torch.uint8), labels, [str(label) for label in range(num_classes)])
 
 
-def make_trainer(workdir: Path, config: GeneratorTrainerConfig = CONFIG) -> GeneratorTrainer:
-    return GeneratorTrainer(config, real_images(), workdir=workdir, device="cpu")
+def make_trainer(workdir: Path, config: GeneratorTrainerConfig = CONFIG, **more: Any) -> GeneratorTrainer:
+    return GeneratorTrainer(config, real_images(), workdir=workdir, device="cpu", **more)
 
 
 def train(workdir: Path, config: GeneratorTrainerConfig = CONFIG) -> BigGAN:
     return make_trainer(workdir, config).run()
+
+
+PIXELS = FeatureNetwork("mean colours", lambda unit: F.avg_pool2d(unit, 16).flatten(1))
+
+
+def worsening() -> FeatureNetwork:
+    """Features in which what comes later is farther away, whatever it is."""
+    calls = itertools.count()
+    return FeatureNetwork("growing colours", lambda unit: F.avg_pool2d(unit, 16).flatten(1) + 10.0 ** next(calls))
+
+
+def assert_as_near_as_rounding(
+    ours: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], start: Mapping[str, torch.Tensor]
+) -> None:
+    """The weights of two trainings differ by little of what either moved since the start."""
+    assert ours.keys() == others.keys()
+    for name in [name for name in ours if "adam" not in name and not name.endswith((".running_mean", ".running_var"))]:
+        moved = (others[name] - start[name]).norm()
+        assert (ours[name] - others[name]).norm() <= 0.01 * moved, name
 
 
 def everything(workdir: Path) -> tuple[int, list[str]]:
@@ -110,6 +136,8 @@ class TestResuming:
             ({"lr_generator": 1e-3}, r"lr_generator=0\.0002, not 0\.001"),
             ({"seed": 1}, "seed=0, not 1"),
             ({"generator": replace(CONFIG.generator, latent_dim=9)}, r"generator\.latent_dim=8, not 9"),
+            ({"initialization": "orthogonal"}, "initialization=None, not 'orthogonal'"),
+            ({"micro_batches": 2}, "micro_batches=None, not 2"),
         ],
     )
     def test_another_configuration_is_refused_by_name(
@@ -118,6 +146,51 @@ class TestResuming:
         make_trainer(tmp_path).save()
         with pytest.raises(ValueError, match=message):
             make_trainer(tmp_path, replace(CONFIG, **change))
+
+    def test_a_checkpoint_from_before_there_was_a_choice_goes_on(
+        self, tmp_path: Path, uninterrupted: tuple[int, list[str]]
+    ) -> None:
+        """It names no more of the configuration than what then was there."""
+        train(tmp_path, replace(CONFIG, steps=2))
+        manifest = read_json(tmp_path / "checkpoint" / MANIFEST)
+        for name in ("log_steps", "monitor_steps", "monitor_samples", "collapse_ratio", "collapse_checks"):
+            del manifest["config"][name]
+        known = {
+            "discriminator_channels",
+            "steps",
+            "batch_size",
+            "discriminator_steps",
+            "lr_generator",
+            "flips",
+            "seed",
+        }
+        known |= {"lr_discriminator", "beta1", "beta2", "augmentation", "ema_decay", "precision", "checkpoint_minutes"}
+        assert manifest["config"].keys() == known | {"generator", "preview_steps", "data"}
+        assert manifest["config"]["generator"].keys() == {"num_classes", "latent_dim", "channels", "bn_eps"}
+        write_json(tmp_path / "checkpoint" / MANIFEST, manifest)
+        train(tmp_path)
+        assert everything(tmp_path) == uninterrupted
+
+    @pytest.mark.parametrize("calls", [0, 1, 4])
+    def test_ctrl_c_lets_the_step_be_finished_and_saved(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, uninterrupted: tuple[int, list[str]]
+    ) -> None:
+        """Every other update is one of the discriminator."""
+        left, update = iter(range(calls)), torch.optim.Adam.step
+
+        def update_and_interrupt(optimizer: torch.optim.Adam) -> None:
+            if next(left, "none") == "none":
+                monkeypatch.setattr(torch.optim.Adam, "step", update)
+                signal.raise_signal(signal.SIGINT)
+            update(optimizer)
+
+        monkeypatch.setattr(torch.optim.Adam, "step", update_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+        assert everything(tmp_path)[0] == calls // 2 + 1
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        train(tmp_path)
+        assert everything(tmp_path) == uninterrupted
 
     def test_fewer_steps_than_were_done_are_refused(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path)
@@ -131,6 +204,15 @@ class TestResuming:
         make_trainer(tmp_path).save()
         with pytest.raises(ValueError, match="holds work with data="):
             GeneratorTrainer(CONFIG, real_images(13), workdir=tmp_path, device="cpu")
+
+    def test_other_weights_of_the_data_are_refused(self, tmp_path: Path) -> None:
+        weights = torch.arange(12.0)
+        make_trainer(tmp_path, sample_weights=weights).save()
+        assert make_trainer(tmp_path, sample_weights=weights.clone()).step == 0
+        with pytest.raises(ValueError, match="holds work with sample_weights="):
+            make_trainer(tmp_path, sample_weights=weights + 1)
+        with pytest.raises(ValueError, match=r"holds work with sample_weights='\w+', not None"):
+            make_trainer(tmp_path)
 
 
 class TestRun:
@@ -158,14 +240,14 @@ class TestRun:
     def test_without_a_decay_the_average_is_the_generator(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, replace(CONFIG, ema_decay=0.0))
         average = trainer.run()
-        for name, tensor in trainer.generator.state_dict().items():
+        for name, tensor in trainer.state.generator.state_dict().items():
             torch.testing.assert_close(average.state_dict()[name], tensor)
 
     def test_the_average_lags_behind_the_generator(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path)
-        start = trainer.average.linear.weight.clone()
+        start = trainer.state.average.linear.weight.clone()
         average = trainer.run().linear.weight
-        current = trainer.generator.linear.weight
+        current = trainer.state.generator.linear.weight
         assert 0 < (average - start).norm() < (current - start).norm()
 
 
@@ -184,7 +266,7 @@ class TestStep:
         """Twelve images, two updates of the discriminator with four each a step: two passes are three steps."""
         trainer = make_trainer(tmp_path, replace(CONFIG, augmentation="", flips=False, discriminator_steps=2))
         seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-        trainer.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+        trainer.state.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
         for _ in range(3):
             trainer.train_step()
         assert [len(images) for images, _ in seen] == [8, 8, 4] * 3  # real and synthetic; synthetic alone
@@ -197,10 +279,21 @@ class TestStep:
         assert sorted(shown[:12]) == sorted(shown[12:]) == list(range(12))
         assert shown[:12] != shown[12:]
 
+    def test_the_discriminator_never_sees_what_has_no_weight(self, tmp_path: Path) -> None:
+        config = replace(CONFIG, augmentation="", flips=False, batch_size=50)
+        trainer = make_trainer(tmp_path, config, sample_weights=torch.tensor([3.0] * 3 + [1.0] * 3 + [0.0] * 6))
+        seen: list[torch.Tensor] = []
+        trainer.state.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        trainer.train_step()
+        shown = ((seen[0][:50] + 1) * 127.5).round().to(torch.uint8)
+        counts = [int((shown == image).flatten(1).all(dim=1).sum()) for image in real_images().images]
+        assert sum(counts[:6]) == 50
+        assert sum(counts[:3]) > 25
+
     def test_flips_mirror_about_half_of_the_real_images(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, replace(CONFIG, augmentation="", batch_size=60))
         seen: list[torch.Tensor] = []
-        trainer.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        trainer.state.discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         trainer.train_step()
         plain = {image.numpy().tobytes() for image in real_images().images}
         shown = ((seen[0][:60] + 1) * 127.5).round().to(torch.uint8).contiguous()
@@ -219,11 +312,114 @@ class TestStep:
                 return diff_augment("cutout")(images, draws)
 
         trainer = make_trainer(tmp_path)
-        trainer.augment = Recorded()  # type: ignore[assignment]
+        trainer.batches.augment = Recorded()  # type: ignore[assignment]
         trainer.train_step()
         trainer.train_step()
         assert [len(draws) for draws in calls] == [8, 4, 8, 4]
         assert len({tuple(row.tolist()) for draws in calls for row in draws}) == 24  # none shared
+
+
+class TestMicroBatches:
+    @pytest.mark.parametrize("parts", [2, 4])
+    def test_change_nothing_but_what_batch_norm_sees(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+    ) -> None:
+        def by_stored_statistics(norm: BatchStatistics, maps: torch.Tensor) -> torch.Tensor:
+            return F.batch_norm(maps, norm.running_mean, norm.running_var, training=False, eps=norm.eps)
+
+        monkeypatch.setattr(BatchStatistics, "normalize", by_stored_statistics)
+        config = replace(CONFIG, discriminator_steps=2)
+        whole, shared = make_trainer(tmp_path, config), make_trainer(tmp_path, replace(config, micro_batches=parts))
+        start = {name: tensor.clone() for name, tensor in whole.state.tensors().items()}
+        for _ in range(2):
+            assert shared.train_step() == pytest.approx(whole.train_step(), abs=1e-5)
+        assert_as_near_as_rounding(shared.state.tensors(), whole.state.tensors(), start)
+
+    def test_show_the_generator_one_part_at_a_time(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path, replace(CONFIG, micro_batches=2))
+        shown: list[int] = []
+        trainer.state.generator.register_forward_pre_hook(lambda module, inputs: shown.append(len(inputs[0])))
+        trainer.train_step()
+        assert shown == [2, 2, 2, 2]
+
+
+class TestInitialization:
+    @staticmethod
+    def spectral_weights(workdir: Path, **change: Any) -> list[torch.Tensor]:
+        state = make_trainer(workdir, replace(CONFIG, **change)).state
+        modules = [*state.generator.modules(), *state.discriminator.modules()]
+        return [module.weight.detach().flatten(1) for module in modules if isinstance(module, SpectralNorm)]
+
+    def test_orthogonal_weights_have_equal_singular_values(self, tmp_path: Path) -> None:
+        weights = self.spectral_weights(tmp_path, initialization="orthogonal")
+        assert len(weights) > 20
+        for weight in weights:
+            values = torch.linalg.svdvals(weight)
+            torch.testing.assert_close(values, torch.ones_like(values))
+        other = self.spectral_weights(tmp_path, initialization="orthogonal", seed=1)
+        assert not any(torch.equal(*pair) for pair in zip(weights, other, strict=True))
+
+    def test_n02_weights_have_the_standard_deviation_of_their_name(self, tmp_path: Path) -> None:
+        weights = torch.cat([weight.flatten() for weight in self.spectral_weights(tmp_path)])
+        assert abs(weights.std() / 0.02 - 1) < 0.05
+
+    def test_the_average_starts_at_the_generator(self, tmp_path: Path) -> None:
+        state = make_trainer(tmp_path, replace(CONFIG, initialization="orthogonal")).state
+        assert torch.equal(state.average.linear.weight, state.generator.linear.weight)
+
+
+class TestMonitoring:
+    def test_leaves_a_log_and_the_best_average(self, tmp_path: Path) -> None:
+        config = replace(CONFIG, log_steps=1, monitor_steps=2)
+        make_trainer(tmp_path, config, feature_network=PIXELS).run()
+        lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        losses = [line["step"] for line in lines if line.keys() == {"step", "discriminator_loss", "generator_loss"}]
+        distances = {line["step"]: line["frechet_distance"] for line in lines if "frechet_distance" in line}
+        assert losses == [1, 2, 3, 4]
+        assert list(distances) == [2, 4]
+        best = train(tmp_path / "best", replace(CONFIG, steps=min(distances, key=distances.__getitem__)))
+        assert torch.equal(load_generator(tmp_path / "generator-best")(LATENTS, LABELS), fold(best)(LATENTS, LABELS))
+
+    def test_does_not_change_the_training(self, tmp_path: Path, uninterrupted: tuple[int, list[str]]) -> None:
+        make_trainer(tmp_path, replace(CONFIG, monitor_steps=1), feature_network=PIXELS).run()
+        assert everything(tmp_path) == uninterrupted
+
+    def test_a_prolonged_run_leaves_the_log_of_a_long_one(self, tmp_path: Path) -> None:
+        config = replace(CONFIG, log_steps=1, monitor_steps=2)
+        for steps, name in ((3, "prolonged"), (4, "prolonged"), (4, "long")):
+            make_trainer(tmp_path / name, replace(config, steps=steps), feature_network=PIXELS).run()
+        assert (tmp_path / "prolonged" / "log.jsonl").read_bytes() == (tmp_path / "long" / "log.jsonl").read_bytes()
+
+    def test_a_collapsed_run_stops_with_the_best_average(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        config = replace(CONFIG, steps=50, ema_decay=0.0, monitor_steps=1, collapse_checks=2)
+        trainer = make_trainer(tmp_path, config, feature_network=worsening())
+        best = trainer.run()
+        assert trainer.step == 3  # the first is the best, and two follow
+        assert "the training has collapsed by step 3; the best moving average, of step 1 (Fréchet" in caplog.text
+        first = make_trainer(tmp_path / "first", replace(config, steps=1)).run()
+        assert torch.equal(best(LATENTS, LABELS), first(LATENTS, LABELS))
+        for name in ("generator", "generator-best"):
+            assert torch.equal(load_generator(tmp_path / name)(LATENTS, LABELS), fold(first)(LATENTS, LABELS))
+
+        again = make_trainer(tmp_path, config, feature_network=worsening())
+        assert torch.equal(again.run()(LATENTS, LABELS), first(LATENTS, LABELS))
+        assert again.step == 3
+        patient = make_trainer(tmp_path, replace(config, collapse_checks=10, steps=5), feature_network=worsening())
+        patient.run()
+        assert patient.step == 5
+
+    def test_losses_that_are_not_finite_stop_it_with_the_best_named(self, tmp_path: Path) -> None:
+        config = replace(CONFIG, lr_generator=1e38, checkpoint_minutes=1e-9, monitor_steps=1)
+        with pytest.raises(FloatingPointError, match=r"step 2; the last good state, step 1, .* average, of step 1 \("):
+            make_trainer(tmp_path, config, feature_network=PIXELS).run()
+        assert everything(tmp_path)[0] == 1
+
+    def test_ends_with_an_error_where_nothing_was_measured(self, tmp_path: Path) -> None:
+        config = replace(CONFIG, lr_generator=1e38)
+        with pytest.raises(FloatingPointError, match=r"nothing was saved yet, lower the learning rates$"):
+            make_trainer(tmp_path, config).run()
 
 
 class TestBadInput:
@@ -231,6 +427,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match="data set has 2 classes and the generator is configured for 3; set num_"):
             GeneratorTrainer(CONFIG, real_images(num_classes=2), workdir=tmp_path)
         assert not list(tmp_path.iterdir())
+
+    def test_a_batch_that_cannot_be_cut(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            ValueError, match=r"a batch of 4 cannot be .* over 1 ranks of 3 micro-batches; .* multiple of 3"
+        ):
+            make_trainer(tmp_path, replace(CONFIG, micro_batches=3))
 
     def test_another_image_size(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"shape \(3, 16, 16\) .*, expected \(3, 32, 32\)"):
@@ -245,6 +447,10 @@ class TestBadInput:
             ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\), got 1\.0"),
             ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16', got 'float16'"),
             ({"augmentation": "colour"}, "unknown operation 'colour'"),
+            ({"initialization": "xavier"}, "initialization must be 'n02' or 'orthogonal', got 'xavier'"),
+            ({"micro_batches": 0}, "micro_batches must be at least 1, got 0"),
+            ({"monitor_samples": 1}, "monitor_samples must be at least 2, got 1"),
+            ({"collapse_ratio": 1.0}, r"collapse_ratio must be above 1, got 1\.0"),
         ],
     )
     def test_configuration(self, change: dict[str, Any], message: str) -> None:

@@ -68,7 +68,7 @@ class TestConfiguration:
             (("generator",), [], "no object 'generator'"),
             (("generator", "architecture"), ["biggan"], "unknown architecture"),
             ((*SIZES, "channels"), [2**62] * 3, "channels must be at most 65536"),
-            ((*SIZES, "channels"), [8] * 10**5, "a list have at most 8 entries"),
+            ((*SIZES, "channels"), [8] * 10**5, "in at most 8 entries"),
             ((*SIZES, "channels"), [65536] * 3, "expected shape .*, got "),
             ((*SIZES, "channels"), 8, "channels must be a list of int"),
             ((*SIZES, "channels"), [8, True, 8], "channels must be a list of int"),

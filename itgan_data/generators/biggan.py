@@ -1,17 +1,25 @@
 """BigGAN in its training form: spectral norm, batch statistics, class-conditional batch norm.
 
+One class with options: the generators of different papers and code bases differ in `BigGANConfig` alone.
+
 Source: Brock, Donahue and Simonyan, "Large scale GAN training for high fidelity natural image synthesis", 2019;
-the layout for 32 px is the one that DiffAugment (Zhao et al., 2020) trains on CIFAR.
+the default layout for 32 px is the one that DiffAugment (Zhao et al., 2020) trains on CIFAR.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-SPECTRAL_EPS = 1e-8
+from .spectral import SpectralConv2d, SpectralLinear, normal_02
+
+MAX_WIDTH = 1 << 16  # classes, latent width, channels: far beyond any BigGAN
+MAX_BLOCKS = 7  # 512 px
+MAX_ATTENTION_SIZE = 64  # every pixel attends to a quarter of them: 4 M numbers an image
+
+Upsampling = Literal["nearest", "bilinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +31,46 @@ class BigGANConfig:
     channels: tuple[int, ...] = (256, 256, 256, 256)
     """Channels of the 4 px map, then after each block; every block doubles the side (four entries: 32 px)."""
     bn_eps: float = 1e-5
+    shared_dim: int = 0
+    """Width of the class embedding that all batch norms share; 0: each has tables of its own."""
+    hierarchical: bool = False
+    """Split the latent into equal chunks: one for the first map, then one a block, which joins the shared embedding."""
+    attention_size: int = 0
+    """Side in pixels of the block output that self-attention follows; 0: none."""
+    upsampling: Upsampling = "nearest"
+    spectral_norm: bool = True
+    """Divide every weight by its largest singular value; a frozen generator has that behind it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))  # JSON gives a list
-        for name in ("num_classes", "latent_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("num_classes", 1), ("latent_dim", 1), ("shared_dim", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+            if value > MAX_WIDTH:
+                raise ValueError(f"{name} must be at most {MAX_WIDTH}, got {value}")
+        if len(self.channels) > MAX_BLOCKS + 1 or max(self.channels, default=0) > MAX_WIDTH:
+            raise ValueError(f"channels must be at most {MAX_WIDTH} each, in at most {MAX_BLOCKS + 1} entries")
         if len(self.channels) < 2 or min(self.channels) < 1:
             raise ValueError(f"channels must be two or more positive numbers, got {self.channels}")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        if self.upsampling not in get_args(Upsampling):
+            raise ValueError(f"upsampling must be one of {get_args(Upsampling)}, got {self.upsampling!r:.40}")
+        if self.hierarchical and not self.shared_dim:
+            raise ValueError("hierarchical latents join a shared embedding; set shared_dim, or hierarchical=False")
+        if self.hierarchical and self.latent_dim % len(self.channels):
+            raise ValueError(
+                f"hierarchical latents are split into {len(self.channels)} equal chunks; "
+                f"latent_dim must be a multiple of that, got {self.latent_dim}"
+            )
+        sides = {self.bottom << number: width for number, width in enumerate(self.channels) if number}
+        allowed = [side for side, width in sides.items() if width >= 8 and side <= MAX_ATTENTION_SIZE]
+        if self.attention_size not in (0, *allowed):
+            raise ValueError(
+                f"attention_size must be 0, or the side of a block's output of at least 8 channels and at most "
+                f"{MAX_ATTENTION_SIZE} px (here one of {allowed}); got {self.attention_size}"
+            )
 
     @property
     def bottom(self) -> int:
@@ -40,67 +80,19 @@ class BigGANConfig:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`(channels, height, width)` of the images."""
-        side = self.bottom * 2 ** (len(self.channels) - 1)
+        side = self.bottom << len(self.channels) - 1
         return 3, side, side
 
+    @property
+    def latent_widths(self) -> list[int]:
+        """How much of the latent goes to the first map, then to each block."""
+        count = len(self.channels)
+        return [self.latent_dim // count] * count if self.hierarchical else [self.latent_dim] + [0] * (count - 1)
 
-class _SpectralNorm(nn.Module):
-    """A weight divided by its largest singular value, found by one power iteration a call.
-
-    In training the iteration's vector `u` is kept for the next call; in evaluation it is not, so the divisor is a
-    constant. Source: Miyato et al., "Spectral normalization for generative adversarial networks", 2018.
-    """
-
-    u: torch.Tensor
-
-    def __init__(self, shape: tuple[int, ...], *, bias: bool, rng: torch.Generator) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(_normal_02(shape, rng))
-        self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
-        self.register_buffer("u", torch.randn(1, shape[0], generator=rng))
-
-    def normalized_weight(self) -> torch.Tensor:
-        """The weight over its spectral norm, in the weight's own precision."""
-        with torch.autocast(self.weight.device.type, enabled=False):
-            matrix = self.weight.flatten(1)
-            with torch.no_grad():
-                right = F.normalize(self.u @ matrix, eps=SPECTRAL_EPS)
-                left = F.normalize(right @ matrix.t(), eps=SPECTRAL_EPS)
-                if self.training:
-                    self.u.copy_(left)
-            sigma = (right @ matrix.t() @ left.t()).squeeze()
-            return self.weight / sigma
-
-
-class SpectralConv2d(_SpectralNorm):
-    """A convolution of stride 1 that keeps the size, under spectral norm."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, rng: torch.Generator) -> None:
-        super().__init__((out_channels, in_channels, kernel, kernel), bias=True, rng=rng)
-        self.padding = kernel // 2
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(maps, self.normalized_weight(), self.bias, padding=self.padding)
-
-
-class SpectralLinear(_SpectralNorm):
-    """A linear layer under spectral norm."""
-
-    def __init__(self, in_features: int, out_features: int, rng: torch.Generator) -> None:
-        super().__init__((out_features, in_features), bias=True, rng=rng)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return F.linear(features, self.normalized_weight(), self.bias)
-
-
-class SpectralEmbedding(_SpectralNorm):
-    """A table of vectors, one a class, under spectral norm."""
-
-    def __init__(self, num_classes: int, dim: int, rng: torch.Generator) -> None:
-        super().__init__((num_classes, dim), bias=False, rng=rng)
-
-    def forward(self, labels: torch.Tensor) -> torch.Tensor:
-        return F.embedding(labels, self.normalized_weight())
+    @property
+    def attention_block(self) -> int | None:
+        """Number of the block that self-attention follows."""
+        return (self.attention_size // self.bottom).bit_length() - 2 if self.attention_size else None
 
 
 class BatchStatistics(nn.Module):
@@ -127,45 +119,86 @@ class ClassBatchNorm2d(BatchStatistics):
 
     def __init__(self, channels: int, num_classes: int, eps: float, rng: torch.Generator) -> None:
         super().__init__(channels, eps)
-        self.gain = nn.Parameter(_normal_02((num_classes, channels), rng))
-        self.bias = nn.Parameter(_normal_02((num_classes, channels), rng))
+        self.gain = nn.Parameter(normal_02((num_classes, channels), rng))
+        self.bias = nn.Parameter(normal_02((num_classes, channels), rng))
 
     def forward(self, maps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        gain = (1.0 + F.embedding(labels, self.gain))[:, :, None, None]
-        bias = F.embedding(labels, self.bias)[:, :, None, None]
-        maps = self.normalize(maps)
-        return torch.addcmul(bias.to(maps.dtype), maps, gain.to(maps.dtype))
+        gain, bias = F.embedding(labels, self.gain), F.embedding(labels, self.bias)
+        return _scale(self.normalize(maps), 1.0 + gain, bias)
+
+
+class ConditionBatchNorm2d(BatchStatistics):
+    """Batch normalisation whose gain (1 + a linear layer) and bias come from a vector `[N, width]` of each image."""
+
+    def __init__(self, channels: int, width: int, config: BigGANConfig, rng: torch.Generator) -> None:
+        super().__init__(channels, config.bn_eps)
+        self.gain = SpectralLinear(width, channels, rng, bias=False, spectral=config.spectral_norm)
+        self.bias = SpectralLinear(width, channels, rng, bias=False, spectral=config.spectral_norm)
+
+    def forward(self, maps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return _scale(self.normalize(maps), 1.0 + self.gain(condition), self.bias(condition))
+
+
+class SelfAttention(nn.Module):
+    """Maps plus `strength` (0 at first) times what every pixel gathers from all others.
+
+    Source: Zhang et al., "Self-attention generative adversarial networks", 2019, Eq. 1-3, keys and values pooled.
+    """
+
+    def __init__(self, channels: int, config: BigGANConfig, rng: torch.Generator) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.output = (
+            SpectralConv2d(before, after, 1, rng, bias=False, spectral=config.spectral_norm)
+            for before, after in attention_widths(channels)
+        )
+        self.strength = nn.Parameter(torch.zeros(()))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        gathered: torch.Tensor = self.output(attend(self.query(maps), self.key(maps), self.value(maps)))
+        return maps + self.strength.to(maps.dtype) * gathered
 
 
 class UpBlock(nn.Module):
-    """BN - ReLU - up - conv - BN - ReLU - conv, beside up - conv 1x1.
+    """BN - ReLU - up - conv - BN - ReLU - conv, beside up - conv 1x1; then self-attention where the config has it.
 
-    The 1x1 convolution commutes with nearest upsampling, so the shortcut is computed on the small map.
+    The batch norms see labels `[N]`, or vectors `[N, width]` with a shared embedding (see `BigGAN.condition`). The 1x1
+    convolution commutes with upsampling, so the shortcut is computed on the small map.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, config: BigGANConfig, rng: torch.Generator) -> None:
+    def __init__(self, number: int, config: BigGANConfig, rng: torch.Generator) -> None:
         super().__init__()
-        self.bn1 = ClassBatchNorm2d(in_channels, config.num_classes, config.bn_eps, rng)
-        self.conv1 = SpectralConv2d(in_channels, out_channels, 3, rng)
-        self.bn2 = ClassBatchNorm2d(out_channels, config.num_classes, config.bn_eps, rng)
-        self.conv2 = SpectralConv2d(out_channels, out_channels, 3, rng)
-        self.shortcut = SpectralConv2d(in_channels, out_channels, 1, rng)
+        before, after = config.channels[number : number + 2]
+        self.upsampling = config.upsampling
+        self.bn1 = self._norm(before, config, rng)
+        self.conv1 = SpectralConv2d(before, after, 3, rng, spectral=config.spectral_norm)
+        self.bn2 = self._norm(after, config, rng)
+        self.conv2 = SpectralConv2d(after, after, 3, rng, spectral=config.spectral_norm)
+        self.shortcut = SpectralConv2d(before, after, 1, rng, spectral=config.spectral_norm)
+        self.attention = SelfAttention(after, config, rng) if number == config.attention_block else None
 
-    def forward(self, maps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = self.conv1(upsample(F.relu(self.bn1(maps, labels))))
-        hidden = self.conv2(F.relu(self.bn2(hidden, labels)))
-        return hidden + upsample(self.shortcut(maps))
+    @staticmethod
+    def _norm(channels: int, config: BigGANConfig, rng: torch.Generator) -> ClassBatchNorm2d | ConditionBatchNorm2d:
+        if config.shared_dim:
+            return ConditionBatchNorm2d(channels, config.shared_dim + config.latent_widths[-1], config, rng)
+        return ClassBatchNorm2d(channels, config.num_classes, config.bn_eps, rng)
+
+    def forward(self, maps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.conv1(upsample(F.relu(self.bn1(maps, condition)), self.upsampling))
+        hidden = self.conv2(F.relu(self.bn2(hidden, condition)))
+        hidden = hidden + upsample(self.shortcut(maps), self.upsampling)
+        return hidden if self.attention is None else self.attention(hidden)
 
 
 class OutputLayer(nn.Module):
     """BN with one gain and bias for all classes - ReLU - conv - tanh."""
 
-    def __init__(self, channels: int, eps: float, rng: torch.Generator) -> None:
+    def __init__(self, config: BigGANConfig, rng: torch.Generator) -> None:
         super().__init__()
-        self.bn = BatchStatistics(channels, eps)
+        channels = config.channels[-1]
+        self.bn = BatchStatistics(channels, config.bn_eps)
         self.gain = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.conv = SpectralConv2d(channels, 3, 3, rng)
+        self.conv = SpectralConv2d(channels, 3, 3, rng, spectral=config.spectral_norm)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         maps = self.bn.normalize(maps)
@@ -192,17 +225,25 @@ class BigGAN(nn.Module):
         self.latent_dim = config.latent_dim
         self.num_classes = config.num_classes
         self.image_shape = config.image_shape
-        widths = config.channels
-        self.linear = SpectralLinear(config.latent_dim, widths[0] * config.bottom**2, rng)
-        self.blocks = nn.ModuleList(UpBlock(before, after, config, rng) for before, after in pairwise(widths))
-        self.output = OutputLayer(widths[-1], config.bn_eps, rng)
+        first_numbers = config.channels[0] * config.bottom**2
+        self.linear = SpectralLinear(config.latent_widths[0], first_numbers, rng, spectral=config.spectral_norm)
+        self.shared = (
+            nn.Parameter(normal_02((config.num_classes, config.shared_dim), rng)) if config.shared_dim else None
+        )
+        self.blocks = nn.ModuleList(UpBlock(number, config, rng) for number in range(len(config.channels) - 1))
+        self.output = OutputLayer(config, rng)
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        maps = first_map(self.linear(latents), self.config)
-        for block in self.blocks:
-            maps = block(maps, labels)
+        first, *others = torch.split(latents, self.config.latent_widths, dim=1)
+        maps = first_map(self.linear(first), self.config)
+        for block, chunk in zip(self.blocks, others, strict=True):
+            maps = block(maps, self.condition(labels, chunk))
         images: torch.Tensor = self.output(maps)
         return images
+
+    def condition(self, labels: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
+        """What a block's batch norms see: labels, or the shared embedding of them beside the block's latents."""
+        return labels if self.shared is None else torch.cat([F.embedding(labels, self.shared), chunk], dim=1)
 
 
 def first_map(features: torch.Tensor, config: BigGANConfig) -> torch.Tensor:
@@ -211,10 +252,26 @@ def first_map(features: torch.Tensor, config: BigGANConfig) -> torch.Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
 
 
-def upsample(maps: torch.Tensor) -> torch.Tensor:
-    """Nearest neighbour, twice the side."""
-    return F.interpolate(maps, scale_factor=2.0, mode="nearest")
+def upsample(maps: torch.Tensor, mode: Upsampling = "nearest") -> torch.Tensor:
+    """Twice the side."""
+    return F.interpolate(maps, scale_factor=2.0, mode=mode)
 
 
-def _normal_02(shape: tuple[int, ...], rng: torch.Generator) -> torch.Tensor:
-    return torch.randn(shape, generator=rng) * 0.02
+def attention_widths(channels: int) -> tuple[tuple[int, int], ...]:
+    """Channels into and out of the query, key, value and output of self-attention."""
+    return (channels, channels // 8), (channels, channels // 8), (channels, channels // 2), (channels // 2, channels)
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Values `[N, V, H, W]` gathered by the softmax of query times key, both `[N, K, H, W]`.
+
+    Keys and values are pooled to half the side first; the products are not scaled.
+    """
+    rows = [maps.flatten(2).mT for maps in (query, F.max_pool2d(key, 2), F.max_pool2d(value, 2))]
+    gathered = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=1.0)
+    return gathered.mT.reshape(value.shape)
+
+
+def _scale(maps: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`gain * maps + bias` with a gain and a bias `[N, C]` for each image."""
+    return torch.addcmul(bias.to(maps.dtype)[:, :, None, None], maps, gain.to(maps.dtype)[:, :, None, None])

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .biggan import SpectralConv2d, SpectralEmbedding, SpectralLinear
+from .spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
 
 
 class DownBlock(nn.Module):

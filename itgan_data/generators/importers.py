@@ -1,78 +1,214 @@
-"""Read the checkpoints that other implementations released."""
+"""Read the generator checkpoints that other implementations released.
+
+A family is a `_Family`: how its names become ours, and what of `BigGANConfig` its tensors do not tell. Everything else
+of the configuration is read off the shapes, alike for all families.
+"""
 
 import os
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ..torch_files import read_torch_file
 from .biggan import BigGAN, BigGANConfig
 from .inference import FrozenBigGAN, fold
 
-# Our names for theirs, in the family of IT-GAN, DiffAugment and ajbrock's BigGAN-PyTorch.
-_RENAMES = (
-    (re.compile(r"^blocks\.(\d+)\.0\."), r"blocks.\1."),
-    (re.compile(r"\.conv_sc\."), ".shortcut."),
-    (re.compile(r"\.(gain|bias)\.weight$"), r".\1"),
-    (re.compile(r"^output_layer\.0\.(gain|bias)$"), r"output.\1"),
-    (re.compile(r"^output_layer\.0\.stored_"), "output.bn.stored_"),
-    (re.compile(r"^output_layer\.2\."), "output.conv."),
-    (re.compile(r"\.stored_"), ".running_"),
-    (re.compile(r"\.u0$"), ".u"),
-)
+_Tensors = dict[str, torch.Tensor]
 
-_MARKS = {"linear.weight", "linear.u0", "blocks.0.0.bn1.gain.weight"}  # sizes are read off them
+
+@dataclass(frozen=True, kw_only=True)
+class _Family:
+    name: str
+    marks: tuple[str, ...]
+    """Keys that only its checkpoints have together."""
+    rename: tuple[tuple[str, str], ...]
+    """Patterns and what replaces them, one after the other."""
+    adapt: Callable[[_Tensors], _Tensors]
+    """Brings its tensors to our conventions, before names are replaced."""
+    constants: Mapping[str, Any]
+    """Options of `BigGANConfig`."""
 
 
 def import_generator(path: str | os.PathLike[str]) -> FrozenBigGAN:
     """Read a released generator checkpoint and freeze it.
 
-    The sizes (classes, latent dimension, channels, resolution) are read off the shapes of the tensors.
+    The family is known by the keys; sizes (classes, latent, channels, resolution, shared embedding, attention) are read
+    off the shapes of the tensors.
 
     Args:
-        path: a `.pth` state dict of the IT-GAN / DiffAugment / BigGAN-PyTorch family.
+        path: a `.pth` file of IT-GAN, DiffAugment or BigGAN-PyTorch, of StudioGAN's `big_resnet`, or of mimicry's
+            cGAN-PD.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file needs code to load, or is of another family.
+        ValueError: the file needs code to load, is of another family, or its tensors do not fit together.
     """
-    state = _load_state_dict(path)
-    if not state.keys() >= _MARKS:
-        raise ValueError(
-            f"{path} is of an unknown family (first keys {list(state)[:4]}); "
-            "expected IT-GAN / DiffAugment / BigGAN-PyTorch with keys such as 'linear.u0', 'blocks.0.0.conv1.weight'"
-        )
-    return fold(_from_biggan_pytorch(state))
+    frozen = fold(import_training_form(path))
+    if not all(tensor.isfinite().all() for tensor in frozen.state_dict().values()):
+        raise ValueError(f"{path} holds weights that are not finite; get it again")
+    return frozen
 
 
-def _load_state_dict(path: str | os.PathLike[str]) -> Mapping[str, torch.Tensor]:
+def import_training_form(path: str | os.PathLike[str]) -> BigGAN:
+    """What `import_generator` freezes: the same checkpoint as a `BigGAN` in evaluation mode, float32."""
+    content = read_torch_file(path)
+    wrapped = [content[name] for name in ("state_dict", "model_state_dict") if isinstance(content.get(name), Mapping)]
+    state = dict(wrapped[0] if wrapped else content)
+    for family in _FAMILIES:
+        if state.keys() >= set(family.marks):
+            break
+    else:
+        expected = "; ".join(f"{family.name} (with {', '.join(family.marks)})" for family in _FAMILIES)
+        raise ValueError(f"{path} is of an unknown family (first keys {list(state)[:4]!r:.200}); expected {expected}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or needs code to load, which is refused") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        keys = list(state)[:4] if isinstance(state, Mapping) else type(state).__name__
-        raise ValueError(f"{path} must hold a bare state dict of tensors, got {keys}")
-    return state
+        return _build(family, state)
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        reasons = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit a BigGAN of {family.name}: {reasons:.1000}") from error
 
 
-def _from_biggan_pytorch(state: Mapping[str, torch.Tensor]) -> BigGAN:
-    num_classes, first_width = state["blocks.0.0.bn1.gain.weight"].shape
-    widths = [first_width]
-    while (key := f"blocks.{len(widths) - 1}.0.conv1.weight") in state:
-        widths.append(state[key].shape[0])
-    config = BigGANConfig(num_classes=num_classes, latent_dim=state["linear.weight"].shape[1], channels=tuple(widths))
-    renamed = {}
+def _build(family: _Family, state: Mapping[str, Any]) -> BigGAN:
     for name, tensor in state.items():
-        for pattern, replacement in _RENAMES:
-            name = pattern.sub(replacement, name)
-        if not name.endswith(".sv0"):  # the last singular value is computed anew from u0
-            renamed[name] = tensor
-    generator = BigGAN(config)
-    try:
-        generator.load_state_dict(renamed)
-    except RuntimeError as error:
-        reasons = " ".join(str(error).split())
-        raise ValueError(f"the checkpoint does not fit a BigGAN of {config}: {reasons}") from error
-    return generator.eval()
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{name!r:.80} is a {type(tensor).__name__}, expected names of tensors")
+    renamed = {}
+    for name, tensor in family.adapt(dict(state)).items():
+        for pattern, replacement in family.rename:
+            name = re.sub(pattern, replacement, name)
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name!r:.80} holds {tensor.dtype}, expected floats")
+        renamed[name] = tensor.detach().float()
+    config = _config(renamed, family.constants)
+    with torch.device("meta"):  # shapes are compared before they take memory
+        generator = BigGAN(config)
+    generator.load_state_dict(renamed, assign=True)
+    return generator.requires_grad_(True).eval()
+
+
+def _config(tensors: _Tensors, constants: Mapping[str, Any]) -> BigGANConfig:
+    """The configuration of tensors under our names."""
+    linear, first_gain = tensors["linear.weight"], tensors.get("blocks.0.bn1.gain")
+    channels = [tensors["blocks.0.conv1.weight"].shape[1]]
+    while (conv := tensors.get(f"blocks.{len(channels) - 1}.conv1.weight")) is not None:
+        channels.append(conv.shape[0])
+    attention = [number for number in range(len(channels)) if f"blocks.{number}.attention.strength" in tensors]
+    shared_dim, hierarchical = 0, False
+    if first_gain is None:
+        shared_dim = tensors["shared"].shape[1]
+        hierarchical = tensors["blocks.0.bn1.gain.weight"].shape[1] > shared_dim
+    return BigGANConfig(
+        num_classes=len(tensors["shared"] if first_gain is None else first_gain),
+        latent_dim=linear.shape[1] * (len(channels) if hierarchical else 1),
+        channels=tuple(channels),
+        shared_dim=shared_dim,
+        hierarchical=hierarchical,
+        attention_size=8 << attention[0] if attention else 0,
+        **constants,
+    )
+
+
+def _adapt_biggan_pytorch(state: _Tensors) -> _Tensors:
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith(".sv0")}  # computed anew from u0
+    if "shared.weight" in kept:
+        return kept
+    return {re.sub(r"\.(gain|bias)\.weight$", r".\1", name): tensor for name, tensor in kept.items()}  # tables
+
+
+def _adapt_studiogan(state: _Tensors) -> _Tensors:
+    """Weights divided by their norm, which torch holds constant in evaluation; attention in the block before it."""
+    adapted: _Tensors = {}
+    attention = [int(name.split(".")[1]) for name in state if re.fullmatch(r"blocks\.\d+\.0\.sigma", name)]
+    for name, tensor in state.items():
+        if name.endswith((".weight_u", ".weight_v", ".num_batches_tracked")):
+            continue
+        if (layer := name.removesuffix(".weight_orig")) != name:
+            norm = state[f"{layer}.weight_u"].dot(tensor.flatten(1).mv(state[f"{layer}.weight_v"]))
+            name, tensor = f"{layer}.weight", tensor / norm
+        if match := re.match(r"blocks\.(\d+)\.0\.", name):
+            place = int(match[1])
+            room = "attention." if place in attention else ""
+            name = f"blocks.{place - sum(other <= place for other in attention)}.{room}{name[match.end() :]}"
+        adapted[name] = tensor.reshape(()) if name.endswith(".sigma") else tensor
+    return adapted
+
+
+def _adapt_mimicry(state: _Tensors) -> _Tensors:
+    """Blocks counted from 0, and the embedding as a table of gains less 1, and one of biases."""
+    adapted: _Tensors = {}
+    for name, tensor in state.items():
+        if match := re.match(r"block(\d+)\.", name):
+            name = f"blocks.{int(match[1]) - 2}.{name[match.end() :]}"
+        if (norm := name.removesuffix(".embed.weight")) != name:
+            gain, bias = tensor.chunk(2, dim=1)
+            adapted |= {f"{norm}.gain": gain - 1.0, f"{norm}.bias": bias}
+        elif not name.endswith(".num_batches_tracked"):
+            adapted[name] = tensor
+    return adapted
+
+
+_FAMILIES = (
+    _Family(
+        name="IT-GAN / DiffAugment / BigGAN-PyTorch",
+        marks=("linear.weight", "linear.u0", "blocks.0.0.bn1.gain.weight"),
+        rename=(
+            (r"^blocks\.(\d+)\.0\.", r"blocks.\1."),
+            (r"^blocks\.(\d+)\.1\.", r"blocks.\1.attention."),
+            (r"\.attention\.gamma$", ".attention.strength"),
+            (r"\.attention\.theta\.", ".attention.query."),
+            (r"\.attention\.phi\.", ".attention.key."),
+            (r"\.attention\.g\.", ".attention.value."),
+            (r"\.attention\.o\.", ".attention.output."),
+            (r"^shared\.weight$", "shared"),
+            (r"\.conv_sc\.", ".shortcut."),
+            (r"^output_layer\.0\.(gain|bias)$", r"output.\1"),
+            (r"^output_layer\.0\.stored_", "output.bn.stored_"),
+            (r"^output_layer\.2\.", "output.conv."),
+            (r"\.stored_", ".running_"),
+            (r"\.u0$", ".u"),
+        ),
+        adapt=_adapt_biggan_pytorch,
+        constants={},
+    ),
+    _Family(
+        name="StudioGAN big_resnet",
+        marks=("linear0.weight_orig", "shared.weight", "bn4.weight"),
+        rename=(
+            (r"^linear0\.", "linear."),
+            (r"\.attention\.sigma$", ".attention.strength"),
+            (r"\.conv1x1_theta\.", ".query."),
+            (r"\.conv1x1_phi\.", ".key."),
+            (r"\.conv1x1_g\.", ".value."),
+            (r"\.conv1x1_attn\.", ".output."),
+            (r"^shared\.weight$", "shared"),
+            (r"\.bn\.running_", ".running_"),
+            (r"\.conv2d0\.", ".shortcut."),
+            (r"\.conv2d([12])\.", r".conv\1."),
+            (r"^bn4\.running_", "output.bn.running_"),
+            (r"^bn4\.weight$", "output.gain"),
+            (r"^bn4\.bias$", "output.bias"),
+            (r"^conv2d5\.", "output.conv."),
+        ),
+        adapt=_adapt_studiogan,
+        constants={"bn_eps": 1e-4, "spectral_norm": False},
+    ),
+    _Family(
+        name="mimicry cGAN-PD",
+        marks=("l1.weight", "block2.c1.weight", "block2.b1.embed.weight"),
+        rename=(
+            (r"^l1\.", "linear."),
+            (r"\.b([12])\.", r".bn\1."),
+            (r"\.bn\.running_", ".running_"),
+            (r"\.c([12])\.", r".conv\1."),
+            (r"\.c_sc\.", ".shortcut."),
+            (r"^b\d+\.running_", "output.bn.running_"),
+            (r"^b\d+\.weight$", "output.gain"),
+            (r"^b\d+\.bias$", "output.bias"),
+            (r"^c\d+\.", "output.conv."),
+        ),
+        adapt=_adapt_mimicry,
+        constants={"upsampling": "bilinear", "spectral_norm": False},
+    ),
+)

@@ -1,15 +1,13 @@
-"""A frozen generator: spectral norm folded away, class batch norm as tables, upsampling by parity convolutions."""
+"""A frozen generator: folded from the training form, described, saved and read as untrusted data."""
 
 import os
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..files import (
@@ -22,103 +20,22 @@ from ..files import (
     sha256_of,
     write_json,
 )
-from .biggan import BatchStatistics, BigGAN, BigGANConfig, ClassBatchNorm2d, UpBlock, first_map
+from .biggan import (
+    BatchStatistics,
+    BigGAN,
+    BigGANConfig,
+    ClassBatchNorm2d,
+    ConditionBatchNorm2d,
+    UpBlock,
+    first_map,
+)
+from .frozen_layers import ClassAffine, Conv2d, FrozenUpBlock
 from .pixels import Pixels, build_pixels
+from .spectral import SpectralConv2d, SpectralNorm
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "generator.safetensors"
 WEIGHTS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_MAX_WIDTH = 1 << 16  # classes, latent width, channels: far beyond any BigGAN
-_MAX_WIDTHS = 8  # entries of a list of them: 512 px
-
-
-class ClassAffine(nn.Module):
-    """A gain and a bias for each class and channel: class batch norm on stored statistics, folded."""
-
-    def __init__(self, num_classes: int, channels: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.empty(num_classes, channels))
-        self.bias = nn.Parameter(torch.empty(num_classes, channels))
-
-    def forward(self, maps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The gain and bias of each image's class, then ReLU."""
-        gain = self.gain[labels][:, :, None, None].to(maps.dtype)  # autocast leaves addcmul alone
-        bias = self.bias[labels][:, :, None, None].to(maps.dtype)
-        return torch.addcmul(bias, maps, gain).relu_()
-
-
-class Conv2d(nn.Module):
-    """A plain convolution of stride 1 that keeps the size."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
-        self.bias = nn.Parameter(torch.empty(out_channels))
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(maps, self.weight, self.bias, padding=self.weight.shape[2] // 2)
-
-
-class UpsampleConv2d(Conv2d):
-    """Nearest upsampling and a 3x3 convolution, as four 2x2 convolutions of the small map.
-
-    An output pixel of each parity sees only 2x2 different inputs, so the taps that meet the same input are
-    summed beforehand: 16 multiplies an output pixel in place of 36, with equal results. The sums are made once, when
-    a state dict is loaded, which holds the 3x3 weight alone.
-    """
-
-    kernels: torch.Tensor
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3)
-        self.register_buffer("kernels", torch.empty(2, 2, out_channels, in_channels, 2, 2), persistent=False)
-        self.register_load_state_dict_post_hook(_sum_taps)  # type: ignore[no-untyped-call]
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        batch, _, height, width = maps.shape
-        padded = F.pad(maps, (1, 1, 1, 1))
-        result = torch.empty(
-            (batch, len(self.weight), 2 * height, 2 * width),
-            dtype=maps.dtype,
-            device=maps.device,
-            memory_format=torch.channels_last,
-        )
-        for row in (0, 1):
-            for column in (0, 1):
-                window = padded[:, :, row : row + height + 1, column : column + width + 1]
-                result[:, :, row::2, column::2] = F.conv2d(window, self.kernels[row, column], self.bias)
-        return result
-
-
-def _sum_taps(conv: nn.Module, _keys: object) -> None:
-    assert isinstance(conv, UpsampleConv2d)
-    conv.kernels = parity_kernels(conv.weight.detach())
-
-
-def parity_kernels(weight: torch.Tensor) -> torch.Tensor:
-    """3x3 kernels `[out, in, 3, 3]` as 2x2 kernels `[2, 2, out, in, 2, 2]`, by row and column parity."""
-    taps = weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # parity, small row, large row
-    return torch.einsum("pru,qsv,oiuv->pqoirs", taps, taps, weight)
-
-
-class FrozenUpBlock(nn.Module):
-    """`UpBlock` with folded weights."""
-
-    def __init__(self, in_channels: int, out_channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.bn1 = ClassAffine(num_classes, in_channels)
-        self.conv1 = UpsampleConv2d(in_channels, out_channels)
-        self.bn2 = ClassAffine(num_classes, out_channels)
-        self.conv2 = Conv2d(out_channels, out_channels, 3)
-        self.shortcut = Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, maps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = self.conv2(self.bn2(self.conv1(self.bn1(maps, labels)), labels))
-        shortcut: torch.Tensor = self.shortcut(maps)
-        batch, channels, height, width = shortcut.shape
-        fine = hidden.view(batch, channels, height, 2, width, 2)
-        fine += shortcut[:, :, :, None, :, None]  # upsampled as it is read
-        return hidden
 
 
 class FrozenBigGAN(nn.Module):
@@ -136,23 +53,23 @@ class FrozenBigGAN(nn.Module):
         self.num_classes = config.num_classes
         self.image_shape = config.image_shape
         widths = config.channels
-        self.largest_map = max(width * (config.bottom << number) ** 2 for number, width in enumerate(widths))
-        self.linear = nn.Linear(config.latent_dim, widths[0] * config.bottom**2, device="meta")
+        maps = [width * (config.bottom << number) ** 2 for number, width in enumerate(widths)]
+        self.largest_map = max(*maps, config.attention_size**4 // 4)  # every pixel's weights of a quarter of the pixels
+        self.linear = nn.Linear(config.latent_widths[0], widths[0] * config.bottom**2, device="meta")
         default = torch.empty(0).device  # skips the default initialisation, which draws from the global RNG
         self.linear.to_empty(device=default)
-        self.blocks = nn.ModuleList(
-            FrozenUpBlock(before, after, config.num_classes) for before, after in pairwise(widths)
-        )
+        self.blocks = nn.ModuleList(FrozenUpBlock(number, config) for number in range(len(widths) - 1))
         self.output_affine = ClassAffine(1, widths[-1])
         self.output_conv = Conv2d(widths[-1], 3, 3)
         self.requires_grad_(False)
         self.eval()
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        maps = first_map(self.linear(latents.to(self.linear.weight.dtype)), self.config)
-        for block in self.blocks:
-            maps = block(maps, labels)
-        return torch.tanh(self.output_conv(self.output_affine(maps, torch.zeros_like(labels))))
+        first, *chunks = torch.split(latents.to(self.linear.weight.dtype), self.config.latent_widths, dim=1)
+        maps = first_map(self.linear(first), self.config)
+        for block, chunk in zip(self.blocks, chunks, strict=True):
+            maps = block(maps, labels, chunk)
+        return torch.tanh(self.output_conv(self.output_affine(maps, torch.zeros_like(labels), latents)))
 
 
 @torch.no_grad()
@@ -160,32 +77,52 @@ def fold(generator: BigGAN) -> FrozenBigGAN:
     """The frozen form of a trained generator; equal images up to rounding.
 
     Evaluation-mode spectral norm divides by a constant, and batch norm on stored statistics is a gain and a bias,
-    so both become part of plain weights.
+    so both become part of plain weights. A shared embedding becomes part of every batch norm's own tables.
     """
     training = generator.training
     generator.eval()
     frozen = FrozenBigGAN(generator.config).to(next(generator.parameters()))
-    folded = {"linear.weight": generator.linear.normalized_weight(), "linear.bias": generator.linear.bias}
+    folded = _folded_layer("linear", generator.linear)
     for number, block in enumerate(generator.blocks):
         assert isinstance(block, UpBlock)
+        prefix = f"blocks.{number}"
         for name in ("bn1", "bn2"):
-            folded |= _folded_norm(f"blocks.{number}.{name}", getattr(block, name))
-        for name in ("conv1", "conv2", "shortcut"):
-            conv = getattr(block, name)
-            folded[f"blocks.{number}.{name}.weight"] = conv.normalized_weight()
-            folded[f"blocks.{number}.{name}.bias"] = conv.bias
+            folded |= _folded_norm(f"{prefix}.{name}", getattr(block, name), generator.shared)
+        for name, module in block.named_modules():
+            if isinstance(module, SpectralConv2d):
+                folded |= _folded_layer(f"{prefix}.{name}", module)
+        if block.attention is not None:
+            name = f"{prefix}.attention.output.weight"
+            folded[name] = block.attention.strength * folded[name]
     output = generator.output
     gain, bias = _affine(output.bn, output.gain.unsqueeze(0), output.bias.unsqueeze(0))
     folded |= {"output_affine.gain": gain, "output_affine.bias": bias}
-    folded |= {"output_conv.weight": output.conv.normalized_weight(), "output_conv.bias": output.conv.bias}
+    folded |= _folded_layer("output_conv", output.conv)
     frozen.load_state_dict(folded)
     generator.train(training)
     return frozen.to(memory_format=torch.channels_last)
 
 
-def _folded_norm(prefix: str, norm: ClassBatchNorm2d) -> dict[str, torch.Tensor]:
-    gain, bias = _affine(norm, 1.0 + norm.gain, norm.bias)
-    return {f"{prefix}.gain": gain, f"{prefix}.bias": bias}
+def _folded_layer(name: str, layer: SpectralNorm) -> dict[str, torch.Tensor]:
+    weight = {f"{name}.weight": layer.normalized_weight()}
+    return weight if layer.bias is None else weight | {f"{name}.bias": layer.bias}
+
+
+def _folded_norm(
+    name: str, norm: ClassBatchNorm2d | ConditionBatchNorm2d, shared: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    if isinstance(norm, ClassBatchNorm2d):
+        gain, bias = _affine(norm, 1.0 + norm.gain, norm.bias)
+        return {f"{name}.gain": gain, f"{name}.bias": bias}
+    assert shared is not None
+    gains, biases = norm.gain.normalized_weight().t(), norm.bias.normalized_weight().t()
+    width = shared.shape[1]  # of the rows; those of the chunk of latents follow
+    gain, bias = _affine(norm, 1.0 + shared @ gains[:width], shared @ biases[:width])
+    folded = {f"{name}.gain": gain, f"{name}.bias": bias}
+    if len(gains) > width:
+        gain, bias = _affine(norm, gains[width:], biases[width:])
+        folded |= {f"{name}.latent_gain": gain, f"{name}.latent_bias": bias}
+    return folded
 
 
 def _affine(norm: BatchStatistics, gain: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -248,7 +185,7 @@ def _outline(description: object) -> FrozenBigGAN | Pixels:
 
 
 def _problem(arguments: object) -> str | None:
-    """What keeps JSON values from being the arguments of a `BigGANConfig` of a reasonable size."""
+    """What in the names and types of JSON values keeps them from being the arguments of a `BigGANConfig`."""
     if not isinstance(arguments, Mapping):
         return f"expected an object, got {type(arguments).__name__}"
     known = {field.name: type(field.default) for field in fields(BigGANConfig)}
@@ -259,8 +196,6 @@ def _problem(arguments: object) -> str | None:
         item = int if known[name] is tuple else known[name]
         if (known[name] is tuple) != (values is value) or any(type(entry) is not item for entry in values):
             return f"{name} must be {'a list of int' if known[name] is tuple else item.__name__}"
-        if len(values) > _MAX_WIDTHS or (item is int and max(values, default=0) > _MAX_WIDTH):
-            return f"{name} must be at most {_MAX_WIDTH}, a list have at most {_MAX_WIDTHS} entries"
     return None
 
 

@@ -4,7 +4,7 @@
 """
 
 from .biggan import BigGANConfig
-from .training import GeneratorTrainerConfig
+from .config import GeneratorTrainerConfig
 
 
 def digits() -> GeneratorTrainerConfig:
@@ -22,6 +22,8 @@ def digits() -> GeneratorTrainerConfig:
         flips=False,
         precision="float32",
         preview_steps=250,
+        monitor_steps=100,
+        monitor_samples=1000,
     )
 
 
@@ -40,6 +42,7 @@ def small(num_classes: int = 10) -> GeneratorTrainerConfig:
         augmentation="crop",
         ema_decay=0.999,
         preview_steps=500,
+        monitor_steps=500,
     )
 
 

@@ -1,98 +1,76 @@
 """Train a class-conditional generator: hinge loss, projection discriminator, DiffAugment, moving average."""
 
 import copy
+import enum
 import logging
 import math
 import os
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .. import draws
-from ..augmentation import CropFlip, diff_augment
-from ..checkpoint import load_checkpoint, save_checkpoint
-from ..files import write_atomically
-from ..images import image_grid, load_images, signed_to_unit, uint8_to_unit, unit_to_signed
-from ..precision import autocast, check_precision
-from .biggan import BigGAN, BigGANConfig
-from .discriminator import ProjectionDiscriminator, discriminator_hinge, generator_hinge
+from ..features import FeatureNetwork
+from ..files import fingerprint, write_atomically
+from ..images import image_grid, load_images, signed_to_unit
+from ..keeping import Budget, Keeper, interrupt_held
+from ..precision import autocast
+from .batches import Batches
+from .biggan import BigGAN
+from .config import MAY_DIFFER, GeneratorTrainerConfig, determining
+from .discriminator import discriminator_hinge, generator_hinge
 from .inference import fold, save_generator
+from .monitoring import Monitor, TrainingLog
+from .ranks import Ranks
+from .training_state import TrainingState, tensors_of
 
 logger = logging.getLogger(__name__)
 
-# Streams of `draws`, one a use, so that no two share numbers.
-_LATENTS, _LABELS, _AUGMENT, _FLIP, _ORDER = range(5)
 
-# A run may be prolonged, and saved more or less often; its steps stay the same.
-_MAY_DIFFER = ("steps", "checkpoint_minutes", "preview_steps")
+class _Stop(enum.IntEnum):
+    """Why a run ends before its last step; where ranks have several reasons, the highest counts."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorTrainerConfig:
-    """How a generator is trained."""
-
-    generator: BigGANConfig = field(default_factory=BigGANConfig)
-    discriminator_channels: int = 256
-    """Channels of every block of the discriminator."""
-    steps: int = 100_000
-    """Updates of the generator."""
-    batch_size: int = 64
-    """Real images, and synthetic ones, an update."""
-    discriminator_steps: int = 1
-    """Updates of the discriminator for each of the generator."""
-    lr_generator: float = 2e-4
-    lr_discriminator: float = 2e-4
-    beta1: float = 0.0
-    beta2: float = 0.999
-    augmentation: str = "color_crop_cutout"
-    """DiffAugment's policy; empty for none."""
-    flips: bool = True
-    """Whether real images are mirrored at random."""
-    ema_decay: float = 0.9999
-    """Of the moving average of the generator that is returned; lower in the first steps."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """What convolutions compute in; weights and optimisers stay float32."""
-    checkpoint_minutes: float = 5.0
-    preview_steps: int = 1000
-    """Steps between two grids of sample images."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.generator, Mapping):  # JSON gives an object
-            object.__setattr__(self, "generator", BigGANConfig(**self.generator))
-        for name in ("discriminator_channels", "steps", "batch_size", "discriminator_steps", "preview_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr_generator", "lr_discriminator", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-        check_precision(self.precision)
-        diff_augment(self.augmentation)
+    NO = 0
+    OUT_OF_TIME = 1
+    COLLAPSED = 2
+    INTERRUPTED = 3
 
 
 class GeneratorTrainer:
     """Trains a `BigGAN` on a real data set, and can be killed and run again at any moment.
 
     Every random number is a function of (seed, step), so a resumed run ends with the weights of an uninterrupted
-    one. `workdir` receives `checkpoint/`, `samples/*.png`, and in the end `generator/`, which `load_generator` reads.
+    one. `workdir` receives `checkpoint/`, `samples/*.png`, `log.jsonl` with losses and distances, and in the end
+    `generator/`, which `load_generator` reads.
+
+    Where `torch.distributed` has a default process group, its ranks share out every batch: a rank computes its rows
+    of what one process would draw, so their number changes no more than rounding and what batch norm sees at a time.
+    Rank 0 alone reads and writes `workdir`. Under torchrun::
+
+        torch.distributed.init_process_group()
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        generator = GeneratorTrainer(config, real_images, workdir="runs/generator", device=device).run()
 
     Args:
         config: how to train.
         real_dataset: anything torchvision-like; read into memory once.
         workdir: where checkpoints and samples go.
         device: `cpu`, `cuda`, ...; by default CUDA where there is one.
+        sample_weights: float `[N]`, not negative: real images are drawn with replacement, with probabilities
+            proportional to these (see `metrics.sample_weights`). By default each is seen once a pass.
+        feature_network: measure the Fréchet distance every `monitor_steps`, keep the best moving average in
+            `generator-best/`, and stop when the training collapses. Inception where its weights are at hand (see
+            `features.inception`), else any classifier trained on the real data; without one nothing is measured.
 
     Raises:
-        ValueError: the images or classes do not fit the generator, or `workdir` holds a run of another configuration.
+        ValueError: images, classes or weights that do not fit, a batch that cannot be shared out, or a `workdir` that
+            holds a run of another configuration.
     """
 
     def __init__(
@@ -102,6 +80,8 @@ class GeneratorTrainer:
         *,
         workdir: str | os.PathLike[str],
         device: str | torch.device | None = None,
+        sample_weights: torch.Tensor | None = None,
+        feature_network: FeatureNetwork | None = None,
     ) -> None:
         self.config = config
         self.workdir = Path(workdir)
@@ -112,207 +92,198 @@ class GeneratorTrainer:
                 f"the data set has {real_images.num_classes} classes and the generator is configured for "
                 f"{config.generator.num_classes}; set num_classes={real_images.num_classes}"
             )
-        self.real_images = real_images.to(self.device)
-        self.augment = diff_augment(config.augmentation)
-        self._work = {**asdict(config), "data": real_images.fingerprint}
-        self.step = 0
-        self._build()
-        self._resume()
-
-    def _build(self) -> None:
-        config = self.config
-        rng = draws.make_rng(config.seed)
-        side = config.generator.image_shape[1]
-        self.generator = BigGAN(config.generator, rng=rng)
-        self.discriminator = ProjectionDiscriminator(
-            config.discriminator_channels, config.generator.num_classes, side, rng
-        )
-        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        for module in (self.generator, self.discriminator, self.average):
-            module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        betas = (config.beta1, config.beta2)
-        self.generator_optimizer = torch.optim.Adam(
-            self.generator.parameters(), lr=config.lr_generator, betas=betas, eps=1e-6
-        )
-        self.discriminator_optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), lr=config.lr_discriminator, betas=betas, eps=1e-6
-        )
-        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
-            _make_state(optimizer)
+        self.ranks = Ranks(self.device)
+        self._parts = self.ranks.parts(config.batch_size, config.micro_batches)
+        self.batches = Batches(config, real_images.to(self.device), sample_weights)
+        self._work = {**determining(config), "data": real_images.fingerprint}
+        if sample_weights is not None:
+            self._work["sample_weights"] = fingerprint({"sample_weights": sample_weights})
+        budget = Budget(None, checkpoint_minutes=config.checkpoint_minutes, workdir=self.workdir)
+        self._keeper = Keeper(self.workdir / "checkpoint", self._work, budget, may_differ=MAY_DIFFER)
+        self.state = TrainingState(config, self.device)
+        self.step = self._resume()
+        self._generator = self.ranks.replicated(self.state.generator)
+        self._discriminator = self.ranks.replicated(self.state.discriminator)
+        self.log: TrainingLog | None = None
+        self.monitor: Monitor | None = None
+        if self.ranks.leads:
+            self.log = TrainingLog(self.workdir / "log.jsonl", step=self.step)
+            if feature_network is not None:
+                self.monitor = Monitor(
+                    feature_network, self.batches, config, workdir=self.workdir, work=self._work, log=self.log
+                )
 
     def run(self, max_minutes: float | None = None) -> BigGAN:
-        """Train until `config.steps`, or for about `max_minutes`, then write a checkpoint.
+        """Train until `config.steps`, or for about `max_minutes`, then write a checkpoint. So does Ctrl-C.
 
         Returns:
-            The moving average of the generator, in evaluation mode; `fold` makes it a frozen one.
+            The moving average of the generator, in evaluation mode, on every rank; `fold` makes it a frozen one. If the
+            training has collapsed, of which a warning is logged, the best one that was measured.
+
+        Raises:
+            FloatingPointError: a loss is not finite; nothing is saved since the last checkpoint.
+            KeyboardInterrupt: Ctrl-C; all is saved.
         """
-        started = saved = time.monotonic()
-        bar = tqdm(total=self.config.steps, initial=self.step, desc="generator", unit="step", smoothing=0.02)
-        try:
-            while self.step < self.config.steps:
-                losses = self.train_step()
-                if not all(map(math.isfinite, losses)):
-                    raise FloatingPointError(
-                        f"the losses are {losses} at step {self.step}; the last good state is in {self.workdir}, "
-                        "lower the learning rates"
-                    )
-                bar.update()
-                now = time.monotonic()
-                if self.step % 20 == 0:
-                    rate = (bar.format_dict["rate"] or 0) * self.config.batch_size
-                    bar.set_postfix_str(f"D {losses[0]:.3f} G {losses[1]:.3f} {rate:.0f} images/s", refresh=False)
-                if self.step % self.config.preview_steps == 0:
-                    self.save_samples()
-                if now - saved > 60 * self.config.checkpoint_minutes:
-                    self.save()
-                    saved = now
-                if max_minutes is not None and now - started > 60 * max_minutes:
-                    logger.info("stopped after %.1f minutes at step %d", max_minutes, self.step)
-                    break
-        finally:
-            bar.close()
-        self.save()  # not after an error: the step it broke off would be saved half done
+        budget = Budget(max_minutes, checkpoint_minutes=self.config.checkpoint_minutes, workdir=self.workdir)
+        with interrupt_held() as interrupted:
+            stop = self._train(budget, interrupted)
+            self.save()  # not after an error: the step it broke off would be saved half done
+        if stop is _Stop.INTERRUPTED:
+            raise KeyboardInterrupt
         self.save_samples()
-        save_generator(self.workdir / "generator", fold(self.average))
-        return self.average
+        result = self._result(stop)
+        if self.ranks.leads:
+            save_generator(self.workdir / "generator", fold(result))
+        return result
+
+    def _train(self, budget: Budget, interrupted: Callable[[], bool]) -> _Stop:
+        config, alone = self.config, not self.ranks.leads
+        with tqdm(
+            total=config.steps, initial=self.step, desc="generator", unit="step", smoothing=0.02, disable=alone
+        ) as bar:
+            stop = self._agreed(_Stop.COLLAPSED if self._has_collapsed() else _Stop.NO)
+            while stop is _Stop.NO and self.step < config.steps:
+                losses = self.train_step()
+                self._check(losses)
+                bar.update()
+                self._report(losses, bar)
+                if self._keeper.due():
+                    self.save()
+                stop = self._agreed(self._reason(budget, interrupted()))
+        return stop
+
+    def _reason(self, budget: Budget, interrupted: bool) -> _Stop:
+        """Why this rank would stop here."""
+        if interrupted:
+            return _Stop.INTERRUPTED
+        if self._has_collapsed():
+            return _Stop.COLLAPSED
+        return _Stop.OUT_OF_TIME if budget.is_over() else _Stop.NO
+
+    def _agreed(self, reason: _Stop) -> _Stop:
+        return _Stop(self.ranks.largest(reason))
+
+    def _has_collapsed(self) -> bool:
+        return self.monitor is not None and self.monitor.has_collapsed
+
+    def _check(self, losses: tuple[float, float]) -> None:
+        if all(map(math.isfinite, losses)):
+            return
+        saved = self._keeper.saved_step
+        kept = "nothing was saved yet" if saved is None else f"the last good state, step {saved}, is in {self.workdir}"
+        best = "" if self.monitor is None else f"; {self.monitor.describe_best()}"
+        raise FloatingPointError(f"the losses are {losses} at step {self.step}; {kept}, lower the learning rates{best}")
+
+    def _report(self, losses: tuple[float, float], bar: "tqdm[Any]") -> None:
+        """Losses, pictures and distances for whoever looks on, where they are due."""
+        config = self.config
+        if self.log is not None and self.step % config.log_steps == 0:
+            self.log.write(self.step, discriminator_loss=losses[0], generator_loss=losses[1])
+            rate = (bar.format_dict["rate"] or 0) * config.batch_size
+            bar.set_postfix_str(f"D {losses[0]:.3f} G {losses[1]:.3f} {rate:.0f} images/s", refresh=False)
+        if self.step % config.preview_steps == 0:
+            self.save_samples()
+        if self.monitor is not None and self.step % config.monitor_steps == 0:
+            self.monitor.check(self.state.average, self.step)
+
+    def _result(self, stop: _Stop) -> BigGAN:
+        """What the run returns, the same on every rank."""
+        result = self.state.average
+        if stop is _Stop.OUT_OF_TIME:
+            logger.info("out of time at step %d of %d; run again to go on", self.step, self.config.steps)
+        if stop is _Stop.COLLAPSED:
+            result = copy.deepcopy(result)
+            if self.monitor is not None:
+                logger.warning("the training has collapsed by step %d; %s", self.step, self.monitor.describe_best())
+                self.monitor.load_best(result)
+        self.ranks.spread(tensors_of(result))
+        return result
 
     def train_step(self) -> tuple[float, float]:
         """One update of the generator after `discriminator_steps` of the discriminator; their last losses."""
-        self.generator.train()
-        self.discriminator.train().requires_grad_(True)
-        for substep in range(self.config.discriminator_steps):
-            discriminator_loss = self._update_discriminator(substep)
-        self.discriminator.requires_grad_(False)
-        generator_loss = self._update_generator()
-        self._update_average()
-        self.step += 1
-        return discriminator_loss, generator_loss
-
-    def _update_discriminator(self, substep: int) -> float:
-        real_images, real_labels = self._real_batch(substep)
-        with torch.no_grad(), autocast(self.device, self.config.precision):
-            latents, labels = self._latent_batch(substep)
-            synthetic_images = self.generator(latents, labels).float()
-        images = self._augmented(torch.cat([real_images, synthetic_images]), substep)
-        with autocast(self.device, self.config.precision):
-            scores = self.discriminator(images, torch.cat([real_labels, labels]))
-        loss = discriminator_hinge(*scores.chunk(2))
-        _minimize(loss, self.discriminator_optimizer)
-        return loss.item()
-
-    def _update_generator(self) -> float:
-        latents, labels = self._latent_batch(self.config.discriminator_steps)
-        with autocast(self.device, self.config.precision):
-            images = self.generator(latents, labels).float()
-            scores = self.discriminator(self._augmented(images, self.config.discriminator_steps), labels)
-        loss = generator_hinge(scores)
-        _minimize(loss, self.generator_optimizer)
-        return loss.item()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for average, current in zip(_tensors(self.average), _tensors(self.generator), strict=True):
-            average.lerp_(current, 1 - decay)
-
-    def _draw_indices(self, substep: int, count: int) -> tuple[int, torch.Tensor]:
-        """The position of this (step, substep) in the run, and the row numbers of its draws."""
-        position = self.step * (self.config.discriminator_steps + 1) + substep
-        return position, torch.arange(count, device=self.device)
-
-    def _real_batch(self, substep: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next signed real images of a pass over the data in random order."""
-        config, count = self.config, len(self.real_images)
-        first = (self.step * config.discriminator_steps + substep) * config.batch_size
-        places = torch.arange(first, first + config.batch_size)
-        order = torch.cat(
-            [
-                draws.permutation(config.seed, int(epoch), count, stream=_ORDER)
-                for epoch in torch.unique(places // count)
-            ]
+        state, substeps = self.state, self.config.discriminator_steps
+        state.generator.train()
+        state.discriminator.train().requires_grad_(True)
+        for substep in range(substeps):
+            discriminator_loss = self._minimize(
+                partial(self._discriminator_loss, substep), self._discriminator, state.discriminator_optimizer
+            )
+        state.discriminator.requires_grad_(False)
+        generator_loss = self._minimize(
+            partial(self._generator_loss, substeps), self._generator, state.generator_optimizer
         )
-        indices = order[places - first // count * count].to(self.device)
-        images = unit_to_signed(uint8_to_unit(self.real_images.images[indices]))
-        if config.flips:
-            position, rows = self._draw_indices(substep, config.batch_size)
-            uniforms = draws.uniform(config.seed, position, rows, 3, stream=_FLIP)
-            images = CropFlip(padding=0)(images, uniforms)
-        return images, self.real_images.labels[indices]
+        state.update_average(self.step)
+        self.step += 1
+        return self.ranks.mean(discriminator_loss, generator_loss)
 
-    def _latent_batch(self, substep: int) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self.config
-        position, rows = self._draw_indices(substep, config.batch_size)
-        latents = draws.normal(config.seed, position, rows, config.generator.latent_dim, stream=_LATENTS)
-        uniforms = draws.uniform(config.seed, position, rows, 1, stream=_LABELS).squeeze(1)
-        return latents, (uniforms * config.generator.num_classes).long()
+    def _minimize(
+        self, loss_of: Callable[[torch.Tensor], torch.Tensor], replica: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> float:
+        """One update by the mean gradient of all parts of the batch; the loss before it, on this rank."""
+        optimizer.zero_grad(set_to_none=True)
+        vectors = self.state.power_iterations() if len(self._parts) > 1 else []
+        first = [vector.clone() for vector in vectors]
+        total = torch.zeros((), device=self.device)
+        for number, rows in enumerate(self._parts):
+            for vector, value in zip(vectors, first, strict=True):  # every part sees the first one's spectral norms
+                vector.copy_(value)
+            last = number == len(self._parts) - 1
+            with nullcontext() if last else self.ranks.gradients_stay(replica):
+                loss = loss_of(rows) / len(self._parts)
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        optimizer.step()
+        return total.item()
 
-    def _augmented(self, images: torch.Tensor, substep: int) -> torch.Tensor:
-        position, rows = self._draw_indices(substep, len(images))
-        uniforms = draws.uniform(self.config.seed, position, rows, self.augment.num_draws, stream=_AUGMENT)
-        return self.augment(images, uniforms).contiguous(memory_format=torch.channels_last)
+    def _discriminator_loss(self, substep: int, rows: torch.Tensor) -> torch.Tensor:
+        batches, precision = self.batches, self.config.precision
+        real_images, real_labels = batches.real(self.step, substep, rows)
+        latents, labels = batches.latents(self.step, substep, rows)
+        with torch.no_grad(), autocast(self.device, precision):
+            synthetic_images = self.state.generator(latents, labels).float()
+        both = torch.cat([rows, rows + self.config.batch_size])
+        images = batches.augmented(torch.cat([real_images, synthetic_images]), self.step, substep, both)
+        with autocast(self.device, precision):
+            scores = self._discriminator(images, torch.cat([real_labels, labels]))
+        return discriminator_hinge(*scores.chunk(2))
+
+    def _generator_loss(self, substep: int, rows: torch.Tensor) -> torch.Tensor:
+        batches = self.batches
+        latents, labels = batches.latents(self.step, substep, rows)
+        with autocast(self.device, self.config.precision):
+            images = self._generator(latents, labels).float()
+            images = batches.augmented(images, self.step, substep, rows)
+            scores = self.state.discriminator(images, labels)
+        return generator_hinge(scores)
 
     @torch.no_grad()
     def save_samples(self) -> None:
         """Write ten images a class of the moving average, the same latents each time, to `samples/`."""
-        num_classes = self.config.generator.num_classes
-        labels = torch.arange(num_classes, device=self.device).repeat_interleave(10)
-        rows = torch.arange(len(labels), device=self.device)
-        latents = draws.normal(self.config.seed, -1, rows, self.config.generator.latent_dim)
-        images = torch.cat(
-            [self.average(*pair) for pair in zip(torch.split(latents, 100), torch.split(labels, 100), strict=True)]
-        )
+        if not self.ranks.leads:
+            return
+        labels = torch.arange(self.config.generator.num_classes, device=self.device).repeat_interleave(10)
+        latents = self.batches.fixed_latents(len(labels))
+        pairs = zip(torch.split(latents, 100), torch.split(labels, 100), strict=True)
+        images = torch.cat([self.state.average(*pair) for pair in pairs])
         with write_atomically(self.workdir / "samples" / f"{self.step:07d}.png") as path:
             image_grid(signed_to_unit(images), columns=10).save(path)
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        save_checkpoint(self.workdir / "checkpoint", self._state_tensors(), step=self.step, config=self._work)
+        if self.ranks.leads:
+            self._keeper.save(self.state.tensors(), self.step)
 
-    def _resume(self) -> None:
-        found = load_checkpoint(self.workdir / "checkpoint", config=self._work, may_differ=_MAY_DIFFER)
-        if found is None:
-            return
-        for name, tensor in self._state_tensors().items():
-            tensor.copy_(found.tensors[name])
-        if found.step > self.config.steps:
-            raise ValueError(f"{self.workdir} is at step {found.step}, beyond steps={self.config.steps}; raise steps")
-        self.step = found.step
-
-    def _state_tensors(self) -> dict[str, torch.Tensor]:
-        """Every tensor of the run by name; they share memory with it."""
-        modules = {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "average": self.average,
-        }
-        tensors = {
-            f"{prefix}.{name}": tensor.detach()
-            for prefix, module in modules.items()
-            for name, tensor in module.state_dict().items()
-        }
-        optimizers = {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
-        for prefix, optimizer in optimizers.items():
-            for index, parameter_state in optimizer.state_dict()["state"].items():
-                tensors |= {f"{prefix}.adam.{index}.{key}": value for key, value in parameter_state.items()}
-        return tensors
-
-
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
-    return [*module.parameters(), *module.buffers()]
-
-
-def _minimize(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
-def _make_state(optimizer: torch.optim.Adam) -> None:
-    """Give an Adam that has not stepped yet the tensors of its state, so that a checkpoint can fill them."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter] = {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+    def _resume(self) -> int:
+        """Take the state from the checkpoint, if there is one; the steps done."""
+        step, tensors = 0, self.state.tensors()
+        found = self._keeper.load() if self.ranks.leads else None
+        if found is not None:
+            if found.step > self.config.steps:
+                raise ValueError(
+                    f"{self.workdir} is at step {found.step}, beyond steps={self.config.steps}; raise steps"
+                )
+            for name, tensor in tensors.items():
+                tensor.copy_(found.tensors[name])
+            step = found.step
+        self.ranks.spread(tensors.values())
+        return self.ranks.largest(step)

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import MANIFEST, Checkpoint, load_checkpoint, save_checkpoint
+from .files import read_json
 
 
 class OutOfTimeError(RuntimeError):
@@ -89,6 +90,12 @@ class Keeper:
         """Replace the checkpoint."""
         save_checkpoint(self.folder, tensors, step=step, config=self.work, results=results)
         self.saved, self.saved_step = time.monotonic(), step
+
+
+def saved_step(folder: Path) -> int | None:
+    """How far the checkpoint in `folder` is; None where there is none. Reads no tensors, so others may be writing."""
+    manifest = folder / MANIFEST
+    return int(read_json(manifest)["step"]) if manifest.is_file() else None
 
 
 @contextmanager

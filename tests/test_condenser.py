@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from itgan_data.condense import condenser as condenser_module
-from itgan_data.condense import embedding, keeping
+from itgan_data import keeping
+from itgan_data.condense import embedding, starting
 from itgan_data.condense.condenser import Condenser, OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
 from itgan_data.condense.embedding import EmbeddingPool, PoolConfig, build_pool
@@ -207,7 +207,7 @@ class TestResult:
             seen.append(embed(probe).detach())
             return invert(generate, embed, *rest, **options)
 
-        monkeypatch.setattr(condenser_module, "invert", watched)
+        monkeypatch.setattr(starting, "invert", watched)
         config = replace(CONFIG, pool=replace(POOL, steps=160, snapshots=3))
         condense(tiny_generator, tiny_images, tmp_path, config)
         pool = build_pool(tiny_images, config.pool, normalization=NORMALIZATION, seed=0, workdir=tmp_path / "pool")
@@ -366,7 +366,7 @@ class TestResuming:
     ) -> None:
         before = results(finished)
         for name in ("invert", "train_encoder"):
-            monkeypatch.delattr(condenser_module, name)
+            monkeypatch.delattr(starting, name)
         monkeypatch.delattr(DistributionObjective, "gradient")
         condense(tiny_generator, tiny_images, finished)
         assert results(finished) == before
@@ -423,7 +423,7 @@ class TestResuming:
     ) -> None:
         inversion, latents = results(finished)
         remove_groups(finished)
-        monkeypatch.delattr(condenser_module, "invert")
+        monkeypatch.delattr(starting, "invert")
         condense(tiny_generator, tiny_images, finished, replace(CONFIG, lr_latents=0.2, steps=2))
         assert results(finished)[0] == inversion
         assert results(finished)[1] != latents
@@ -564,20 +564,14 @@ class TestUnits:
         assert torch.equal(parts.source_index, whole.source_index)
         torch.testing.assert_close(parts.latents, whole.latents, rtol=1e-4, atol=1e-4)
 
-    def test_each_is_learned_on_its_own_and_in_any_order(
+    def test_are_the_blocks_of_each_group(
         self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
     ) -> None:
-        config = replace(CONFIG, class_block=2)
-        condense(tiny_generator, tiny_images, tmp_path / "run", config)
-        condenser = make_condenser(tiny_generator, tiny_images, tmp_path / "units", config)
-        names = [unit.name for unit in condenser.units]
-        assert names == [f"group-000{group}-classes-000{first}" for group in (0, 1) for first in (0, 2)]
-        for unit in reversed(condenser.units):
-            fresh = make_condenser(tiny_generator, tiny_images, tmp_path / "units", config)
-            part = fresh.learn(unit)
-            assert set(part.labels.tolist()) == set(unit.classes)
-        condense(tiny_generator, tiny_images, tmp_path / "units", config)
-        assert results(tmp_path / "units") == results(tmp_path / "run")
+        units = make_condenser(tiny_generator, tiny_images, tmp_path, replace(CONFIG, class_block=2)).units
+        assert [unit.name for unit in units] == [
+            f"group-000{group}-classes-000{first}" for group in (0, 1) for first in (0, 2)
+        ]
+        assert [(unit.classes, unit.places) for unit in units[:2]] == [(range(2), range(2)), (range(2, 3), range(2))]
 
     def test_groups_drawn_anew_mix_and_are_one_unit(
         self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages

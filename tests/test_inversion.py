@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from itgan_data import draws
-from itgan_data.condense import keeping
+from itgan_data import draws, keeping
 from itgan_data.condense.inversion import Encoder, InversionConfig, invert, starting_latents, train_encoder
-from itgan_data.condense.keeping import Budget, Keeper, OutOfTimeError
 from itgan_data.images import LabeledImages, Normalization, signed_to_uint8, uint8_to_unit, unit_to_signed
+from itgan_data.keeping import Budget, Keeper, OutOfTimeError
 
 NORMALIZATION = Normalization((0.5,) * 3, (0.25,) * 3)
 CONFIG = InversionConfig(encoder_steps=120, encoder_batch_size=32, lr_encoder=3e-3, steps=30, batch_size=250)

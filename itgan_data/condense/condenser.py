@@ -6,9 +6,9 @@ Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT
 import os
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,44 +16,35 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from ..augmentation import DSA, Compose
 from ..images import load_images
+from ..keeping import Budget, Keeper, OutOfTimeError, saved_step
 from ..latents import LatentSet
 from ..precision import autocast
 from .config import CondenserConfig
 from .embedding import EmbeddingPool, build_pool
-from .inversion import Embedding, Images, invert, starting_latents, train_encoder
+from .inversion import Embedding, Images
 from .journal import summary_writer
-from .keeping import Budget, Keeper, OutOfTimeError
 from .learning import Learner
 from .network_source import FreshSource, NetworkSource, PoolSource
 from .objective import Batch, DistributionObjective, GradientObjective, Matching, Objective
 from .preparation import (
-    AFTER_INVERSION,
     MAY_DIFFER,
+    Unit,
     check_fit,
     choose,
     determining,
     frozen,
     identity,
     indices_by_class,
+    more_units,
+    units_of,
 )
+from .sharding import Shard, Team
+from .starting import Starter
 
-__all__ = ["Condenser", "OutOfTimeError", "Unit"]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Latents that are learned independently of all others: a group of some classes."""
-
-    name: str
-    """Of its folder in the workdir."""
-    group: int
-    classes: range
-    places: range
-    """Which of each class's latents."""
+__all__ = ["Condenser", "OutOfTimeError", "Shard", "Unit"]
 
 
 class Condenser:
@@ -97,68 +88,129 @@ class Condenser:
         self.chosen = choose(self.by_class, config.images_per_class, config.seed)
         if config.tensorboard:
             summary_writer()  # known to be there before any work
+        self._is_temporary = workdir is None
         if workdir is None:
             workdir = tempfile.mkdtemp(prefix="condenser-")
             weakref.finalize(self, shutil.rmtree, workdir, ignore_errors=True)
         self.workdir = Path(workdir)
         self.real_images = real_images.to(self.device)
         self._work = {**determining(config), **identity(generator), "data": self.real_images.fingerprint}
-        self._budget = self._new_budget(None)
+        self._begin(Shard.of_this_rank(), None)
 
     def run(self, max_minutes: float | None = None) -> LatentSet:
         """Do what is left to do.
 
+        Under torchrun, or in a process group, the ranks share the work out: unit k is learned by rank k % WORLD_SIZE,
+        and so are the networks of the pool and the chunks of images to invert. They wait for each other by looking
+        into `workdir`, so all have to see the same one. A rank that dies is started again with the others
+        (`torchrun --max-restarts 3`), and each goes on from its own checkpoints::
+
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            latents = Condenser(generator, real_images, config, workdir="runs/work", device=device).run()
+
         Args:
-            max_minutes: raise `OutOfTimeError` about then, with the work saved.
+            max_minutes: raise `OutOfTimeError` about then, with the work saved. Under torchrun catch it and end with
+                exit status 0: another one makes it stop or restart the other ranks.
 
         Returns:
             The learned latents on the CPU, class after class within each group, with the real image each stands
-            for in `source_index`. They are also in `workdir/latents.safetensors`, and those that matching started from
-            in `workdir/inversion.safetensors`, both in float32.
+            for in `source_index`, the same on every rank. They are also in `workdir/latents.safetensors`, and those
+            that matching started from in `workdir/inversion.safetensors`, both in float32 and written by rank 0.
 
         Raises:
             OutOfTimeError: `max_minutes` are over; run again to go on.
             ValueError: `workdir` holds work of another configuration, or `band` holds no network.
             FloatingPointError: a loss is not finite or exploded.
         """
-        self._budget = self._new_budget(max_minutes)
-        learned = LatentSet.concatenate([self._learn(unit) for unit in self.units])
-        learned.save(self.workdir / "latents.safetensors", dtype=torch.float32)
-        return learned
+        units = self.units
+        if self.config.steps:
+            self._warn_if_idle(Shard.of_this_rank())
+        self.prepare(max_minutes)
+        if self.config.steps == 0:
+            return self._join([self._learn(unit) for unit in units])
+        folders = [self.workdir / unit.name for unit in units]
+        return self._join(self._team.gather(folders, self.config.steps, lambda place: self._learn(units[place])))
 
-    def learn(self, unit: Unit, max_minutes: float | None = None) -> LatentSet:
-        """Learn one of `units`, or read it where it is finished; the stages before it too. Arguments as for `run`."""
-        self._budget = self._new_budget(max_minutes)
-        return self._learn(unit)
+    def prepare(self, max_minutes: float | None = None) -> LatentSet:
+        """Do what is left of the stages before matching: the pool of networks, and the latents to start from.
+
+        What `run` begins with, and what has to be done before `run_shard`. Arguments and errors as for `run`; ranks
+        share this work too.
+
+        Returns:
+            The `start`.
+        """
+        self._begin(Shard.of_this_rank(), max_minutes)
+        if self.config.steps:
+            _ = self._networks  # so that a band without networks is known before inversion
+        return self.start
+
+    def run_shard(self, shard: Shard | str, max_minutes: float | None = None) -> None:
+        """Learn one of several shares of the units, for the jobs of an array; `merge` joins what they have learned.
+
+        The jobs run at the same time or one after the other, in any order, and wait for nothing::
+
+            Condenser(..., workdir="runs/work").prepare()             # one job, before the others
+            Condenser(..., workdir="runs/work").run_shard("3/16")     # sixteen jobs, from 1/16 to 16/16
+            latents = Condenser(..., workdir="runs/work").merge()     # one job, after them
+
+        The preparation has a job of its own: jobs of an array cannot agree on which of them does it. One that waited
+        might hold the place of the one it waits for, and not every shared file system has locks that end with a job.
+
+        Args:
+            shard: which, such as "3/16", counted from 1.
+            max_minutes: as for `run`.
+
+        Raises:
+            OutOfTimeError, FloatingPointError: as for `run`.
+            ValueError: as for `run`; there is no such shard; or `prepare` was not run before.
+        """
+        shard = Shard.parse(shard) if isinstance(shard, str) else shard
+        self._begin(None, max_minutes)
+        self._warn_if_idle(shard)
+        for place in shard.places(len(self.units)):
+            self._learn(self.units[place])
+
+    def merge(self) -> LatentSet:
+        """Join what all shards have learned; returned and kept as by `run`.
+
+        Raises:
+            ValueError: units are not finished, and which; or `workdir` holds work of another configuration.
+        """
+        self._begin(None, None)
+        steps = {unit.name: saved_step(self.workdir / unit.name) or 0 for unit in self.units}
+        missing = [f"{name} (step {step})" for name, step in steps.items() if step != self.config.steps]
+        if missing and self.config.steps:
+            raise ValueError(
+                f"{len(missing)} of {len(steps)} units in {self.workdir} are not at step {self.config.steps}: "
+                f"{', '.join(missing)}; run their shards again"
+            )
+        return self._join([self._learn(unit) for unit in self.units])
 
     @property
     def units(self) -> list[Unit]:
         """The work after the start in the order in which `run` joins it: the blocks of a group one after the other."""
-        config, (num_classes, count) = self.config, self.chosen.shape
-        size = count if config.group_size is None or config.regroup else config.group_size
-        block = config.class_block or num_classes
-        groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
-        blocks = [range(first, min(first + block, num_classes)) for first in range(0, num_classes, block)]
-        suffixes = [f"-classes-{classes[0]:04d}" if config.class_block else "" for classes in blocks]
-        return [
-            Unit(f"group-{group:04d}{suffix}", group, classes, places)
-            for group, places in enumerate(groups)
-            for classes, suffix in zip(blocks, suffixes, strict=True)
-        ]
+        return units_of(self.config, *self.chosen.shape)
 
     @cached_property
     def start(self) -> LatentSet:
         """The latents that matching starts from, class after class; also in `workdir/inversion.safetensors`."""
         indices, config = self.chosen.flatten(), self.config
-        if config.initialize == "normal":
-            latents = self._normal_latents(indices)
-        elif hasattr(self.generator, "encode"):
-            latents = self._encoded_latents(indices)
-        else:
-            latents = self._inverted_latents(indices)
+        starter = Starter(
+            self.generator,
+            self._generate,
+            self._best_features,
+            self.real_images,
+            config,
+            work=self._work,
+            workdir=self.workdir,
+            team=self._team,
+        )
+        latents = starter.latents(indices)
         labels = torch.arange(len(self.chosen)).repeat_interleave(self.chosen.shape[1])
         start = LatentSet(latents, labels, source_index=indices)
-        start.save(self.workdir / "inversion.safetensors", dtype=torch.float32)
+        if self._team.leads:
+            start.save(self.workdir / "inversion.safetensors", dtype=torch.float32)
         return start
 
     @cached_property
@@ -169,7 +221,7 @@ class Condenser:
             normalization=self.config.normalization,
             seed=self.config.seed,
             workdir=self.workdir / "pool",
-            budget=self._budget,
+            team=self._team,
         )
 
     @cached_property
@@ -179,6 +231,10 @@ class Condenser:
     @cached_property
     def _pool_embed(self) -> Embedding:
         return self._computing(self._pool.network.embed)
+
+    def _best_features(self) -> Embedding:
+        self._pool.load_best()
+        return self._pool_embed
 
     @cached_property
     def _networks(self) -> NetworkSource:
@@ -216,87 +272,47 @@ class Condenser:
 
         return call
 
-    def _normal_latents(self, indices: torch.Tensor) -> torch.Tensor:
-        chosen = self.real_images.select(indices.to(self.device))
-        return starting_latents(self.generator, None, chosen, self.config.inversion, seed=self.config.seed).cpu()
-
-    @torch.no_grad()
-    def _encoded_latents(self, indices: torch.Tensor) -> torch.Tensor:
-        """By the generator's own encoder."""
-        parts = torch.split(indices, self.config.inversion.batch_size)
-        encode: Callable[..., torch.Tensor] = self.generator.encode  # type: ignore[assignment]
-        return torch.cat([encode(*self.real_images.unit_batch(part)).cpu() for part in parts])
-
-    def _inverted_latents(self, indices: torch.Tensor) -> torch.Tensor:
-        """Invert the chosen images, in chunks that are kept as they are finished."""
-        config = self.config.inversion
-        if config.steps:
-            self._pool.load_best()
-        work = {name: value for name, value in self._work.items() if name not in AFTER_INVERSION}
-        folder = self.workdir / "inversion"
-        keeper = Keeper(folder, work, self._budget, may_differ=(*MAY_DIFFER, *AFTER_INVERSION))
-        found = keeper.load()
-        if found is None:
-            start = self._starting_latents(indices)
-            latents = start[:0]
-            keeper.save({"start": start, "latents": latents}, 0)
-            shutil.rmtree(self.workdir / "encoder", ignore_errors=True)
-        else:
-            start, latents = found.tensors["start"], found.tensors["latents"]
-        if config.steps == 0:
-            return start
-        done, loss = len(latents), 0.0
-        with tqdm(total=len(indices), initial=done, desc="inversion", unit="image") as bar:
-            for first in range(done, len(indices), config.batch_size):
-                places = slice(first, first + config.batch_size)
-                inverted, losses = invert(
-                    self._generate,
-                    self._pool_embed,
-                    self.real_images.select(indices[places].to(self.device)),
-                    start[places].to(self.device),
-                    config,
-                    normalization=self.config.normalization,
-                )
-                loss += float(losses.sum())
-                latents = torch.cat([latents, inverted.cpu()])
-                keeper.save({"start": start, "latents": latents}, len(latents))
-                bar.update(len(inverted))
-                bar.set_postfix_str(f"loss {loss / (len(latents) - done):.4f}")
-                self._budget.check()
-        return latents
-
-    def _starting_latents(self, indices: torch.Tensor) -> torch.Tensor:
-        config, seed = self.config.inversion, self.config.seed
-        encoder = None
-        if config.encoder_steps:
-            names = ("encoder_steps", "encoder_batch_size", "lr_encoder")
-            work = {**{name: getattr(config, name) for name in names}, **identity(self.generator), "seed": seed}
-            keeper = Keeper(self.workdir / "encoder", work, self._budget)
-            encoder = train_encoder(self.generator, config, seed=seed, device=self.device, keeper=keeper)
-        chosen = self.real_images.select(indices.to(self.device))
-        return starting_latents(self.generator, encoder, chosen, config, seed=seed).cpu()
-
     def _learn(self, unit: Unit) -> LatentSet:
+        """Learn a unit, or read it where it is finished."""
         num_classes, count = self.chosen.shape
         rows = torch.arange(num_classes * count).view(num_classes, count)
         rows = rows[unit.classes.start : unit.classes.stop, unit.places.start : unit.places.stop]
         if self.config.steps == 0:
             return self.start.select(rows.flatten())
-        networks = self._networks  # before inversion, so that a band without networks is known before it
-        start = self.start.select(rows.flatten())
-        latents = start.latents.to(self.device).view(*rows.shape, -1)
-        learner = Learner(
-            Batch(latents, self.chosen.flatten()[rows], torch.tensor(unit.classes)),
-            unit.group,
-            objective=self._objective,
-            networks=networks,
-            generate=self._generate,
-            config=self.config,
-            keeper=Keeper(self.workdir / unit.name, self._work, self._budget, may_differ=MAY_DIFFER),
-            class_names=self.real_images.class_names,
-        )
-        learned = learner.run().flatten(0, 1).cpu()
-        return LatentSet(learned, start.labels, source_index=start.source_index)
+        sources, classes = self.chosen.flatten()[rows], torch.tensor(unit.classes)
+        keeper = Keeper(self.workdir / unit.name, self._work, self._team.budget, may_differ=MAY_DIFFER)
+        found = keeper.load() if saved_step(keeper.folder) == self.config.steps else None
+        if found is not None:
+            learned = found.tensors["latents"]
+        else:
+            networks, latents = self._networks, self.start.latents[rows].to(self.device)
+            learner = Learner(
+                Batch(latents, sources, classes),
+                unit.group,
+                objective=self._objective,
+                networks=networks,
+                generate=self._generate,
+                config=self.config,
+                keeper=keeper,
+                class_names=self.real_images.class_names,
+            )
+            learned = learner.run().flatten(0, 1).cpu()
+        return LatentSet(learned, classes.repeat_interleave(len(unit.places)), source_index=sources.flatten())
 
-    def _new_budget(self, max_minutes: float | None) -> Budget:
-        return Budget(max_minutes, checkpoint_minutes=self.config.checkpoint_minutes, workdir=self.workdir)
+    def _join(self, parts: list[LatentSet]) -> LatentSet:
+        joined = LatentSet.concatenate(parts)
+        if self._team.leads:
+            joined.save(self.workdir / "latents.safetensors", dtype=torch.float32)
+        return joined
+
+    def _warn_if_idle(self, shard: Shard) -> None:
+        if not shard.places(len(self.units)):
+            remedy = more_units(self.config)
+            message = f"share {shard} has nothing to match, as there are {len(self.units)} units of work; {remedy}"
+            warnings.warn(message, stacklevel=3)
+
+    def _begin(self, shard: Shard | None, max_minutes: float | None) -> None:
+        if self._is_temporary and shard is not None and shard.count > 1:
+            raise ValueError("ranks share their work through the workdir; give one that all of them see")
+        budget = Budget(max_minutes, checkpoint_minutes=self.config.checkpoint_minutes, workdir=self.workdir)
+        self._team = Team(shard, budget)

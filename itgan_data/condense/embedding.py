@@ -1,6 +1,7 @@
 """Pools of trained networks, in whose embedding spaces real and synthetic images are matched."""
 
 import logging
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from .. import draws
-from ..checkpoint import load_checkpoint, save_checkpoint
 from ..images import LabeledImages, Normalization
+from ..keeping import Budget, Keeper
 from ..networks import NETWORKS, Classifier, create_network
 from ..precision import check_precision
 from ..recipes import accuracy, fast_recipe, train_classifier
-from .keeping import Budget
+from .sharding import Shard, Team
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def build_pool(
     normalization: Normalization,
     seed: int,
     workdir: str | os.PathLike[str],
-    budget: Budget | None = None,
+    team: Team | None = None,
 ) -> EmbeddingPool:
     """Train the networks of a pool, or read those that `workdir` holds already.
 
@@ -136,26 +137,30 @@ def build_pool(
         normalization: takes unit images to what they see.
         seed: network i has `seed + i`.
         workdir: a folder a network.
-        budget: asked after each network that was trained.
+        team: who trains which of them, and its budget, asked after each; by default all are trained here.
 
     Raises:
         OutOfTimeError: the budget is used up.
         ValueError: `workdir` holds networks of another configuration.
     """
-    device = real_images.images.device
-    states, accuracies = [], []
+    team = team or Team(Shard(1, 1), Budget(None, checkpoint_minutes=math.inf, workdir=Path(workdir)))
+    device, budget = real_images.images.device, team.budget
     work = {**asdict(config), "normalization": asdict(normalization), "data": real_images.fingerprint}
-    for number in range(config.num_networks):
-        folder, network_work = Path(workdir) / f"network-{number:03d}", {**work, "seed": seed + number}
-        found = load_checkpoint(folder, config=network_work, may_differ=("num_networks",))  # a pool may grow
-        if found is None:
-            tensors, scores = _train(real_images, config, normalization, seed + number)
-            results = {"accuracies": scores}
-            save_checkpoint(folder, tensors, step=config.steps, config=network_work, results=results)
-            if budget is not None:
-                budget.check()
-        else:
-            tensors, scores = found.tensors, found.results["accuracies"]
+    folders = [Path(workdir) / f"network-{number:03d}" for number in range(config.num_networks)]
+
+    def trained(number: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+        network_work = {**work, "seed": seed + number}
+        keeper = Keeper(folders[number], network_work, budget, may_differ=("num_networks",))  # a pool may grow
+        found = keeper.load()
+        if found is not None:
+            return found.tensors, found.results["accuracies"]
+        tensors, scores = _train(real_images, config, normalization, seed + number)
+        keeper.save(tensors, config.steps, results={"accuracies": scores})
+        budget.check()
+        return tensors, scores
+
+    states, accuracies = [], []
+    for tensors, scores in team.gather(folders, config.steps, trained):
         states += [_state(tensors, f"{snapshot}.", device) for snapshot in range(config.snapshots)]
         accuracies += scores
     logger.info("pool of %d states, accuracy %.2f to %.2f", len(states), min(accuracies), max(accuracies))

@@ -15,7 +15,7 @@ from tqdm import trange
 
 from .. import draws
 from ..images import LabeledImages, Normalization, signed_to_unit, unit_to_signed
-from .keeping import Keeper
+from ..keeping import Keeper
 from .matching import reconstruction
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class InversionConfig:
     pixel_weight: float = 1.0
     """lambda_pixel of Eq. 1."""
     batch_size: int = 250
-    """Latents optimised at once; bounds memory, does not change the result."""
+    """Latents optimised, kept and shared out together; bounds memory, does not change the result."""
 
     def __post_init__(self) -> None:
         for name in ("encoder_steps", "steps", "pixel_weight"):

@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from .. import draws
 from ..images import signed_to_unit
+from ..keeping import Keeper, interrupt_held
 from .config import CondenserConfig
 from .inversion import Images
 from .journal import Journal, preview_places
-from .keeping import Keeper, interrupt_held
 from .network_source import NetworkSource
 from .objective import Batch, Objective
 
@@ -90,8 +90,6 @@ class Learner:
             KeyboardInterrupt: Ctrl-C; all is saved.
             FloatingPointError: a loss is not finite or exploded; nothing is saved since the last checkpoint.
         """
-        if self.step == self.config.steps:
-            return self.latents.detach()
         config, keeper = self.config, self.keeper
         name = keeper.folder.name
         started, first = time.monotonic(), self.step

@@ -1,5 +1,7 @@
 """The objectives of condensation as functions of latents: what a step draws, and the gradient it gives."""
 
+import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +19,11 @@ from .network_source import NetworkSource
 
 # Streams of `draws`, one a use, so that no two share numbers.
 _REAL, _AUGMENT = range(20, 22)
+# Pixels of the images that pass the networks together. CPU: 32 images of 32 px, whose largest maps (128 channels,
+# 16 MiB of float32) stay in the cache and below the 32 MiB from which glibc has the kernel clear fresh pages for every
+# map. GPU: 1024 such images, enough to keep it busy.
+_PIXELS_CPU = 1 << 15
+_PIXELS_GPU = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +41,10 @@ class Batch:
     def labels(self) -> torch.Tensor:
         """`[num_classes * n]`, class after class."""
         return self.classes.repeat_interleave(self.latents.shape[1])
+
+    def of_classes(self, rows: slice) -> "Batch":
+        """All latents of some of the classes."""
+        return Batch(self.latents[rows], self.sources[rows], self.classes[rows])
 
     def select(self, places: torch.Tensor) -> "Batch":
         """Of each class the latents at its row of `places` `[num_classes, k]`."""
@@ -83,6 +94,7 @@ class Matching:
         self.config = config
         self.augment: Augmentation = DSA(config.strategy) if config.strategy else Compose()
         self.device = real_images.images.device
+        self.images_at_once = _images_at_once(real_images, config)
 
     def draw(self, classes: torch.Tensor, *, group: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Load the network of a step, and draw for it.
@@ -111,15 +123,32 @@ class Matching:
         """The batch in pieces of `chunk_size`, or as it is."""
         return list(batch.chunks(self.config.chunk_size or batch.latents.shape[1]))
 
+    def blocks(self, num_classes: int, count: int) -> list[slice]:
+        """The classes in blocks whose `count` images a class pass the networks together."""
+        size = max(1, self.images_at_once // min(count, self.config.chunk_size or count))
+        return [slice(first, first + size) for first in range(0, num_classes, size)]
+
+    def share(self, num_classes: int) -> int:
+        """Images of each of these classes that pass the networks together."""
+        return max(1, min(self.images_at_once // num_classes, self.config.chunk_size or sys.maxsize))
+
     def _augmented(self, unit: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         rows = uniforms.repeat_interleave(len(unit) // len(uniforms), dim=0)
         images = self.augment(self.config.normalization.standardize(unit), rows)
         return images.contiguous(memory_format=torch.channels_last)
 
 
-class DistributionObjective:
-    """Distance of mean embeddings, and of the pairs': the loss of Algorithm 1, all classes in one pass.
+def _images_at_once(real_images: LabeledImages, config: CondenserConfig) -> int:
+    if config.networks is not None and config.networks.batch_norm:
+        return sys.maxsize  # every image depends on all of the step
+    pixels = _PIXELS_CPU if real_images.images.device.type == "cpu" else _PIXELS_GPU
+    return max(1, pixels // math.prod(real_images.image_shape[1:]))
 
+
+class DistributionObjective:
+    """Distance of mean embeddings, and of the pairs': the loss of Algorithm 1.
+
+    Classes do not depend on each other, so as many pass together as suits the device, and the memory is that of these.
     A batch of more than `chunk_size` latents a class is passed twice, in chunks: the loss depends on the latents only
     through the class means and a sum over pairs, so the means are found first, without a graph, and each chunk is then
     propagated back against the fixed difference. The gradient is that of the whole batch, the memory that of a chunk.
@@ -139,16 +168,21 @@ class DistributionObjective:
     def gradient(self, batch: Batch, *, group: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of each class `[num_classes]` and the gradient of their sum, shaped as the latents."""
         uniforms, places = self.matching.draw(batch.classes, group=group, step=step)
-        chunks = self.matching.chunks(batch)
-        real_means = self._real_means(places, uniforms)
-        if len(chunks) == 1:
-            return self._at_once(chunks[0], real_means, uniforms)
-        return self._in_chunks(chunks, real_means, uniforms)
+        blocks = self.matching.blocks(*places.shape)
+        real_means = torch.cat([self._real_means(places[rows], uniforms[rows]) for rows in blocks])
+        losses, gradients = [], []
+        for rows in self.matching.blocks(*batch.sources.shape):
+            chunks = self.matching.chunks(batch.of_classes(rows))
+            follow = self._at_once if len(chunks) == 1 else self._in_chunks
+            loss, latent_gradient = follow(chunks, real_means[rows], uniforms[rows])
+            losses.append(loss)
+            gradients.append(latent_gradient)
+        return torch.cat(losses), torch.cat(gradients)
 
     def _at_once(
-        self, batch: Batch, real_means: torch.Tensor, uniforms: torch.Tensor
+        self, chunks: list[Batch], real_means: torch.Tensor, uniforms: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = _leaf(batch)
+        batch = _leaf(chunks[0])
         synthetic = self._synthetic(batch, uniforms)
         losses = distribution_matching(real_means, synthetic.mean(dim=1))
         if self.weight > 0:
@@ -179,19 +213,21 @@ class DistributionObjective:
 
     @torch.no_grad()
     def _real_means(self, places: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-        parts = torch.split(places, self.matching.config.chunk_size or places.shape[1], dim=1)
-        embedded = [self._embeddings(self.matching.real(part, uniforms), len(uniforms)) for part in parts]
-        if len(embedded) == 1:
-            return embedded[0].mean(dim=1)
-        return torch.stack([part.sum(dim=1) for part in embedded]).sum(dim=0) / places.shape[1]
+        return self._real(places, uniforms).mean(dim=1)
 
     def _regularizer(self, batch: Batch, synthetic: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            paired = self._embeddings(self.matching.real(batch.sources, uniforms), len(uniforms))
+            paired = self._real(batch.sources, uniforms)
         return pairwise_regularizer(paired, synthetic)
 
+    def _real(self, places: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        parts = torch.split(places, self.matching.share(len(places)), dim=1)
+        return torch.cat([self._embeddings(self.matching.real(part, uniforms), len(part)) for part in parts], dim=1)
+
     def _synthetic(self, batch: Batch, uniforms: torch.Tensor) -> torch.Tensor:
-        return self._embeddings(self.matching.synthetic(batch, uniforms), len(uniforms))
+        parts = batch.chunks(self.matching.share(len(batch.classes)))
+        shown = (self.matching.synthetic(part, uniforms) for part in parts)
+        return torch.cat([self._embeddings(images, len(uniforms)) for images in shown], dim=1)
 
     def _embeddings(self, images: torch.Tensor, num_classes: int) -> torch.Tensor:
         """`[num_classes, n, dim]`."""
@@ -226,7 +262,7 @@ class GradientObjective:
         for row in range(len(batch.classes)):
             own = slice(row, row + 1)
             label = batch.classes[own].to(self.matching.device)
-            part = Batch(batch.latents[own], batch.sources[own], batch.classes[own])
+            part = batch.of_classes(own)
             real_parts = torch.split(places[own], self.matching.config.chunk_size or places.shape[1], dim=1)
             shown = (self.matching.real(part, uniforms[own]) for part in real_parts)
             real = self._mean_gradient(shown, label, places.shape[1])

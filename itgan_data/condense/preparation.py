@@ -1,7 +1,7 @@
-"""What is checked and settled before any work: fitting data, chosen images, the name of the work."""
+"""What is checked and settled before any work: fitting data, chosen images, its units, the name of the work."""
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -32,6 +32,18 @@ AFTER_INVERSION = (
 )
 # Named in a checkpoint only where they are not the default: work from before there was a choice goes on.
 _IF_CHOSEN = ("initialize", "regroup", "objective", "optimizer", "momentum")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Latents that are learned independently of all others: a group of some classes."""
+
+    name: str
+    """Of its folder in the workdir."""
+    group: int
+    classes: range
+    places: range
+    """Which of each class's latents."""
 
 
 def frozen(generator: nn.Module, device: torch.device) -> nn.Module:
@@ -104,3 +116,25 @@ def choose(by_class: list[torch.Tensor], images_per_class: int | None, seed: int
             for label, indices in enumerate(by_class)
         ]
     )
+
+
+def units_of(config: CondenserConfig, num_classes: int, count: int) -> list[Unit]:
+    """The units of `count` latents a class, the blocks of a group one after the other."""
+    size = count if config.group_size is None or config.regroup else config.group_size
+    block = config.class_block or num_classes
+    groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    blocks = [range(first, min(first + block, num_classes)) for first in range(0, num_classes, block)]
+    suffixes = [f"-classes-{classes[0]:04d}" if config.class_block else "" for classes in blocks]
+    return [
+        Unit(f"group-{group:04d}{suffix}", group, classes, places)
+        for group, places in enumerate(groups)
+        for classes, suffix in zip(blocks, suffixes, strict=True)
+    ]
+
+
+def more_units(config: CondenserConfig) -> str:
+    """What to do to have more units, in words: not all networks can look at some of the classes only."""
+    networks = config.networks
+    if networks is not None and (networks.batch_norm or networks.outer_steps > 1):
+        return "its networks need all classes together, so only fixed groups of a smaller group_size give more"
+    return "set a smaller class_block, or fixed groups of a smaller group_size, to have more"

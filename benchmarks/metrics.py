@@ -21,8 +21,9 @@ from itgan_data.evaluation.plots import plot_features, plot_neighbors, plot_prev
 from itgan_data.evaluation.protocol import environment
 from itgan_data.features import FeatureNetwork, inception
 from itgan_data.files import write_json
+from itgan_data.fresh_latents import RandomLatents
 from itgan_data.images import CIFAR10, LabeledImages, load_images, open_dataset
-from itgan_data.latents import LatentSet, RandomLatents
+from itgan_data.latents import LatentSet
 from itgan_data.metrics import compare_features, ms_ssim, nearest_neighbors
 from itgan_data.recipes import accuracy
 

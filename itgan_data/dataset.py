@@ -73,7 +73,8 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
     Args:
         generator: any module called as `generator(latents, labels) -> signed images`, with the attributes
             `latent_dim`, `num_classes` and `image_shape`. It is moved to `device` and set to evaluation.
-        latents: a `LatentSet`, or `RandomLatents` for new images every epoch (see `set_epoch`).
+        latents: a `LatentSet`, or for new images every epoch (see `set_epoch`) a fresh source: `RandomLatents`,
+            `JitteredLatents`, `MixedLatents` or `FilteredLatents`.
         transform: called with each PIL image.
         target_transform: called with each target.
         batch_transform: called with each batch of unit images `[B, C, H, W]` on the CPU, if `transform` is
@@ -83,7 +84,7 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
             they are asked for; once all are made they go into a file of the user's cache (see
             `cache.cache_folder`), which the next data set of equal weights, latents and dtype maps; `make_all` does
             so at once. "float" keeps float32, in memory alone. None keeps nothing, as for sets larger than memory.
-            `RandomLatents` are never kept.
+            Images of fresh latents are never kept.
         dtype: torch.bfloat16 or torch.float16 generate under autocast.
         classes: names of the generator's classes; "0", "1", ... by default.
 
@@ -153,7 +154,7 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the draws of `RandomLatents`; stored latents are the same in every epoch."""
+        """Choose the draws of fresh latents; stored latents are the same in every epoch."""
         self._epoch.fill_(epoch)
 
     def make_all(self) -> None:
@@ -207,7 +208,7 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
 
         Args:
             indices: int64 `[B]` in 0..len-1.
-            epoch: for `RandomLatents`; by default that of `set_epoch`.
+            epoch: for fresh latents; by default that of `set_epoch`.
 
         Returns:
             Unit float32 images `[B, C, H, W]` on the generator's device, and int64 targets `[B]` on the CPU.

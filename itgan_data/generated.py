@@ -35,7 +35,7 @@ class GeneratedImages:
     Args:
         generator: called as `generator(latents, labels)`, returns signed images. It is moved to `device` and
             set to evaluation, so that an image does not depend on its batch.
-        latents: a `LatentSet` or `RandomLatents`.
+        latents: a `LatentSet`, or a fresh source such as `RandomLatents`.
         device: where to generate; where the generator is by default.
         cache: "auto" keeps uint8, in a file too as soon as all images are made; "float" keeps float32, in memory
             alone and four times as large; None keeps nothing. Fresh latents differ every epoch, so "auto" keeps

@@ -1,4 +1,4 @@
-"""What a generator is asked for: latents and labels, stored (`LatentSet`) or drawn anew (`RandomLatents`)."""
+"""What a generator is asked for: latents and labels. Here the stored ones; `fresh_latents` has those drawn anew."""
 
 import math
 import os
@@ -8,12 +8,10 @@ from typing import ClassVar, Protocol, TypeVar
 
 import torch
 
-from . import draws
 from .files import load_tensors
 from .latent_files import StoredRows, encode, save_files, stored_files
 
 _SHARD_BYTES = 2**28  # a million float16 latents of width 128: a modest amount to hold in memory, or to send again
-_STREAM = 1  # keeps latents independent of other draws from the same (seed, epoch, index)
 
 Matrix = torch.Tensor | StoredRows
 Column = TypeVar("Column")
@@ -143,6 +141,14 @@ class LatentSet:
             source_index=torch.cat(source_index) if source_index else None,
         )
 
+    @staticmethod
+    def drawn_from(source: LatentSource, epoch: int = 0) -> "LatentSet":
+        """What a source gives in one epoch, stored: a fixed set in place of fresh draws.
+
+        Its images can be made once and kept; those of a fresh source are made anew every epoch.
+        """
+        return LatentSet(*source.batch(torch.arange(len(source)), epoch))
+
     def save(
         self,
         path: str | os.PathLike[str],
@@ -212,63 +218,6 @@ class LatentSet:
             soft_labels=stored.soft_labels,
             source_index=stored.source_index,
         )
-
-
-class RandomLatents:
-    """Normal latents drawn anew every epoch, for training on a stream of GAN samples.
-
-    Index i has label `i % num_classes` in every epoch, so classes are balanced. Its latent is a function of
-    (seed, epoch, i) alone.
-
-    Args:
-        size: how many images count as an epoch.
-        latent_dim: width of the generator's latents.
-        num_classes: number of classes of the generator.
-        truncation: draw from the normal distribution restricted to [-truncation, truncation] (BigGAN's
-            truncation trick); less is cleaner and less varied.
-        seed: any integer.
-    """
-
-    fresh: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        size: int,
-        latent_dim: int,
-        num_classes: int,
-        *,
-        truncation: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        for name, value in (("size", size), ("latent_dim", latent_dim), ("num_classes", num_classes)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if truncation is not None and not truncation > 0:
-            raise ValueError(f"truncation must be positive or None, got {truncation}")
-        self.latent_dim = latent_dim
-        self.num_classes = num_classes
-        self.truncation = truncation
-        self.seed = seed
-        self.labels = torch.arange(size) % num_classes
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return (
-            f"RandomLatents({len(self)}, {self.latent_dim}, {self.num_classes}, "
-            f"truncation={self.truncation}, seed={self.seed})"
-        )
-
-    def batch(self, indices: torch.Tensor, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents float32 `[B, latent_dim]` and labels `[B]` of one epoch."""
-        labels = self.labels[indices.to(self.labels.device)]
-        if self.truncation is None:
-            return draws.normal(self.seed, epoch, indices, self.latent_dim, stream=_STREAM), labels
-        unit = draws.uniform(self.seed, epoch, indices, self.latent_dim, stream=_STREAM)
-        mass = math.erf(self.truncation / math.sqrt(2.0))
-        latents = torch.erfinv((2.0 * unit - 1.0) * mass) * math.sqrt(2.0)  # inverse of the distribution
-        return latents.clamp(-self.truncation, self.truncation), labels
 
 
 def check_fit(latents: LatentSource, *, latent_dim: int, num_classes: int) -> None:

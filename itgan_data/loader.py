@@ -10,6 +10,7 @@ from torch.utils.data import default_collate
 from . import draws
 from .augmentation import Augmentation
 from .dataset import SyntheticDataset
+from .ensemble import SyntheticEnsemble
 from .images import Normalization
 
 _AUGMENT_STREAM = 2  # keeps augmentation independent of the latents drawn from the same (seed, epoch, index)
@@ -33,8 +34,8 @@ class SyntheticLoader:
     `drop_last`. With `device` on a GPU, a batch is made on a side stream while the one before it is in use.
 
     Args:
-        dataset: a `SyntheticDataset` without transforms, a `LabeledImages`, or anything with `__len__` and
-            `unit_batch(indices, epoch)`.
+        dataset: a `SyntheticDataset` without transforms, a `SyntheticEnsemble` of such, a `LabeledImages`, or
+            anything with `__len__` and `unit_batch(indices, epoch)`.
         batch_size: images a batch on this rank.
         shuffle: a new order every epoch, or the order of the data set.
         drop_last: leave out the last, smaller batch.
@@ -73,7 +74,8 @@ class SyntheticLoader:
                 f"{len(dataset)} images on {world_size} ranks make no batch of {batch_size}; "
                 "lower batch_size or set drop_last=False"
             )
-        _check_no_transforms(dataset)
+        for part in dataset.datasets if isinstance(dataset, SyntheticEnsemble) else [dataset]:
+            _check_no_transforms(part)
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle

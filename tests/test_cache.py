@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from itgan_data import cache, generated
 from itgan_data.cache import KeptImages, cache_folder
 from itgan_data.dataset import SyntheticDataset
-from itgan_data.latents import LatentSet, RandomLatents
+from itgan_data.fresh_latents import RandomLatents
+from itgan_data.latents import LatentSet
 
 # Python 3.12 and later warn at every fork of a process with threads, which torch has.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

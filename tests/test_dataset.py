@@ -14,8 +14,9 @@ from torchvision.transforms.v2 import ToImage
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from itgan_data.dataset import SyntheticDataset
+from itgan_data.fresh_latents import RandomLatents
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
-from itgan_data.latents import LatentSet, RandomLatents
+from itgan_data.latents import LatentSet
 
 # Python 3.12 and later warn at every fork of a process with threads, which torch has.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

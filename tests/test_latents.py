@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itgan_data.files import save_tensors
-from itgan_data.latents import LatentSet, RandomLatents, check_fit
+from itgan_data.fresh_latents import RandomLatents
+from itgan_data.latents import LatentSet, check_fit
 
 
 def make_latents(count: int = 6, width: int = 5, *, seed: int = 0) -> LatentSet:
@@ -288,40 +289,10 @@ def test_latents_must_fit_the_generator() -> None:
         check_fit(latents, latent_dim=5, num_classes=2)
 
 
-@given(indices=st.lists(st.integers(0, 19), min_size=1, max_size=20), epoch=st.integers(0, 5))
-def test_a_random_latent_does_not_depend_on_its_batch(indices: list[int], epoch: int) -> None:
-    latents = RandomLatents(20, 4, 3, seed=7)
-    everything, labels = latents.batch(torch.arange(20), epoch)
-    batch = latents.batch(torch.tensor(indices), epoch)
-    assert torch.equal(batch[0], everything[indices])
-    assert torch.equal(batch[1], labels[indices])
-
-
-def test_random_latents_differ_by_epoch_and_seed_but_labels_do_not() -> None:
-    everything = torch.arange(10)
-    first = RandomLatents(10, 4, 3, seed=1)
-    for other, epoch in ((first, 1), (RandomLatents(10, 4, 3, seed=2), 0)):
-        assert not torch.equal(first.batch(everything, 0)[0], other.batch(everything, epoch)[0])
-        assert torch.equal(first.batch(everything, 0)[1], other.batch(everything, epoch)[1])
-    assert torch.bincount(first.labels).tolist() == [4, 3, 3]
-
-
-@pytest.mark.parametrize(("truncation", "std"), [(None, 1.0), (1.5, 0.7424), (0.5, 0.2840)])
-def test_random_latents_have_the_moments_of_the_truncated_normal(truncation: float | None, std: float) -> None:
-    latents, _ = RandomLatents(2000, 50, 10, truncation=truncation).batch(torch.arange(2000))
-    assert abs(float(latents.mean())) < 0.015
-    assert float(latents.std()) == pytest.approx(std, rel=0.01)
-    assert truncation is None or float(latents.abs().max()) <= truncation
-
-
-@pytest.mark.parametrize(
-    ("arguments", "truncation"), [((0, 4, 3), None), ((5, 0, 3), None), ((5, 4, 0), None), ((5, 4, 3), 0.0)]
-)
-def test_random_latents_refuse_sizes_below_one(arguments: tuple[int, int, int], truncation: float | None) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        RandomLatents(*arguments, truncation=truncation)
-
-
-@pytest.mark.usefixtures("global_rng_untouched")
-def test_random_latents_leave_the_global_rng_alone() -> None:
-    RandomLatents(5, 4, 3, truncation=1.0).batch(torch.arange(5))
+def test_a_set_drawn_from_a_source_is_one_epoch_of_it() -> None:
+    source = RandomLatents(7, 4, 3)
+    for epoch in (0, 2):
+        latents, labels = source.batch(torch.arange(7), epoch)
+        drawn = LatentSet.drawn_from(source, epoch)
+        assert_same(drawn, LatentSet(latents, labels))
+        assert not drawn.fresh

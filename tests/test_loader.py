@@ -7,9 +7,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from itgan_data.augmentation import DSA, CropFlip
 from itgan_data.dataset import SyntheticDataset
+from itgan_data.fresh_latents import RandomLatents
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.images import CIFAR10, LabeledImages
-from itgan_data.latents import LatentSet, RandomLatents
+from itgan_data.latents import LatentSet
 from itgan_data.loader import SyntheticLoader
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]

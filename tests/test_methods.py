@@ -17,11 +17,12 @@ from itgan_data.condense.config import CondenserConfig
 from itgan_data.condense.embedding import PoolConfig
 from itgan_data.condense.network_source import FreshNetworks
 from itgan_data.dataset import SyntheticDataset
+from itgan_data.fresh_latents import RandomLatents
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.generators.inference import fold
 from itgan_data.generators.pixels import Pixels
 from itgan_data.images import DIGITS, LabeledImages, open_dataset, signed_to_unit
-from itgan_data.latents import LatentSet, RandomLatents
+from itgan_data.latents import LatentSet
 
 COUNT = 2  # images a class
 SHAPE = (3, 16, 16)

@@ -1,0 +1,299 @@
+"""Which way to draw GAN samples gives the better classifier? Table 1 of Slim, 2020, and what learned latents add to it.
+
+Every row trains fresh networks with one recipe and one number of updates on generated images, and tests them on real
+ones. A row is named after what its latents are and what is done to them, joined by +:
+
+    fixed        normal draws, made once                 fresh        normal draws, new in every epoch
+    several      fresh, one of several generators (--generator) drawn for each batch
+    learned      the bundle's latents                    real         all real images: the classifier that filters
+    transforms   crops and flips of the images           truncation   latents within [-1.5, 1.5]
+    filter       draws that a classifier trained on real images gives their label with probability .9 or more
+    jitter       learned latents plus new noise in every epoch
+    mixed        half of the learned latents, other ones in every epoch, replaced by fresh draws
+
+Results are kept as soon as they exist; the same command again goes on with what is missing.
+
+Source: Slim, "Boosting generative networks for incremental learning", 2020: ResNet-20 of width 64, 72,000 updates of
+125 images, 50,000 fixed ones, the best accuracy of the training; here the accuracy is the last one.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from setting import Setting, generator_checksum, one_line_errors, open_setting, training_bar
+from torch import nn
+
+from itgan_data.augmentation import CropFlip
+from itgan_data.draws import make_seed
+from itgan_data.ensemble import SyntheticEnsemble
+from itgan_data.evaluation.protocol import Results, RowKey, environment, evaluate
+from itgan_data.files import fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_atomically, write_json
+from itgan_data.filtered_latents import FilteredLatents
+from itgan_data.fresh_latents import JitteredLatents, MixedLatents, RandomLatents
+from itgan_data.generators.inference import WEIGHTS_FILE, load_generator
+from itgan_data.latents import LatentSet, LatentSource
+from itgan_data.networks import create_network
+from itgan_data.recipes import ImageSource, Recipe, fast_recipe
+
+PAPER = {  # accuracy in percent, Table 1
+    "fixed": 62.26,
+    "fixed+transforms": 79.76,
+    "fixed+filter": 67.98,
+    "fixed+truncation": 59.35,
+    "fixed+transforms+filter": 83.84,
+    "fixed+transforms+filter+truncation": 78.02,
+    "fresh": 59.48,
+    "fresh+transforms": 84.25,
+    "fresh+filter": 66.50,
+    "fresh+truncation": 56.98,
+    "fresh+transforms+filter": 88.56,
+    "fresh+transforms+filter+truncation": 83.85,
+    "real+transforms": 94.26,
+}
+LEARNED = ("learned+transforms", "learned+transforms+jitter", "learned+transforms+mixed")
+SEVERAL = ("several+transforms", "several+transforms+filter")
+ROWS = (*PAPER, *LEARNED, *SEVERAL)
+TRUNCATION = 1.5
+MIN_PROBABILITY = 0.9
+JITTER = 0.3
+FILTER_SEED = 1000  # of the classifier; unlike those of the rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much work a row is."""
+
+    network: str
+    recipe: Recipe
+    num_images: int
+    """Of a fixed set, and in an epoch of fresh draws."""
+
+
+SCALES = {
+    "cpu": Scale(network="convnet", recipe=fast_recipe(1200), num_images=10_000),
+    "paper": Scale(
+        network="resnet18",
+        recipe=Recipe(steps=180 * 400, batch_size=125, lr=0.1, weight_decay=1e-4, augmentation=CropFlip()),
+        num_images=50_000,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What rows are made of, beside the setting."""
+
+    generators: list[nn.Module]
+    """The bundle's, then others."""
+    checksums: list[str]
+    """What tells one from another, in their order."""
+    classifier: nn.Module
+    """Trained on the real images."""
+    num_images: int
+
+
+def make_latents(
+    setting: Setting, name: str, inputs: Inputs, generator: Any, seed: int
+) -> tuple[LatentSource, FilteredLatents | None]:
+    """The latents of a row for one generator, and the filter that they passed."""
+    parts = name.split("+")
+    learned = setting.bundle.latents if parts[0] == "learned" else None
+    drawn: LatentSource = RandomLatents(
+        inputs.num_images if learned is None else len(learned),
+        generator.latent_dim,
+        generator.num_classes,
+        truncation=TRUNCATION if "truncation" in parts else None,
+        labels=None if learned is None else learned.labels,
+        seed=seed,
+    )
+    if learned is not None:
+        if "mixed" in parts:
+            return MixedLatents(learned, drawn, seed=seed), None
+        return (JitteredLatents(learned, JITTER, seed=seed) if "jitter" in parts else learned), None
+    filtered = None
+    if "filter" in parts:
+        drawn = filtered = FilteredLatents(
+            drawn,
+            generator,
+            inputs.classifier,
+            normalization=setting.bundle.normalization,
+            min_probability=MIN_PROBABILITY,
+            dtype=getattr(torch, setting.recipe.precision),
+        )
+    return (LatentSet.drawn_from(drawn) if parts[0] == "fixed" else drawn), filtered
+
+
+def make_source(setting: Setting, name: str, inputs: Inputs, seed: int) -> tuple[ImageSource, list[FilteredLatents]]:
+    """The training set of a row, and its filters."""
+    several = name.startswith("several")
+    datasets, filters = [], []
+    for number, generator in enumerate(inputs.generators if several else inputs.generators[:1]):
+        latents, filtered = make_latents(setting, name, inputs, generator, make_seed(seed, number) if number else seed)
+        bundle = replace(setting.bundle, generator=generator)
+        datasets.append(replace(setting, bundle=bundle).synthetic(latents))
+        filters += [filtered] if filtered is not None else []
+    return (SyntheticEnsemble(datasets, seed=seed) if several else datasets[0]), filters
+
+
+def row_key(setting: Setting, name: str, inputs: Inputs) -> RowKey:
+    """What a row is made from."""
+    parts = name.split("+")
+    bundle = setting.bundle
+    used = inputs.checksums if parts[0] == "several" else inputs.checksums[:1]
+    details = {"filter": fingerprint(inputs.classifier.state_dict())[:12], "truncation": TRUNCATION, "jitter": JITTER}
+    chosen = [f"{part} {details[part]}" for part in parts if part in details]
+    count = len(bundle.latents) if parts[0] == "learned" else inputs.num_images
+    weights = (bundle.path / WEIGHTS_FILE).stat().st_size * len(used)
+    return RowKey(
+        num_images=count if parts[0] == "fixed" or name == LEARNED[0] else None,
+        num_bytes=bundle.num_bytes if parts[0] == "learned" else weights,
+        content=", ".join([*chosen, f"epochs of {count}", *used]),
+    )
+
+
+def train_filter(setting: Setting, file: Path, results: Results) -> nn.Module:
+    """The classifier that filters, trained on all real images: itself a row. It is kept in `file`."""
+    train = setting.train
+    network = create_network(setting.network, train.num_classes, image_shape=train.image_shape)
+    key = RowKey(num_images=len(train), num_bytes=train.images.nbytes, content=f"all, {train.fingerprint[:12]}")
+    if file.is_file() and results.get("real+transforms", key, FILTER_SEED) is not None:
+        network.load_state_dict(load_tensors(file))
+        return network.to(setting.device)
+    with training_bar("real+transforms", setting.recipe.steps) as progress:
+        (result,) = evaluate(
+            train,
+            setting.test,
+            lambda rng: network,
+            setting.recipe,
+            seeds=[FILTER_SEED],
+            normalization=setting.bundle.normalization,
+            device=setting.device,
+            progress=progress,
+        )
+    save_tensors(file, {name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    results.add("real+transforms", key, result)
+    return network
+
+
+def run_row(setting: Setting, name: str, inputs: Inputs, results: Results, rates: Path) -> None:
+    """Train what is missing of a row, and keep each result, and what its filters let through, at once."""
+    key = row_key(setting, name, inputs)
+    if "transforms" not in name.split("+"):
+        setting = replace(setting, recipe=replace(setting.recipe, augmentation=None))
+    for seed in setting.seeds:
+        if results.get(name, key, seed) is not None:
+            continue
+        source, filters = make_source(setting, name, inputs, seed)
+        results.add(name, key, setting.run(source, setting.test, seed, name))
+        if filters:
+            kept = read_json(rates) if rates.is_file() else {}
+            asked = [one for one in filters if one.num_tried.any()]  # a generator may not have been drawn
+            write_json(rates, {**kept, name: [passed(one) for one in asked]})
+
+
+def passed(filtered: FilteredLatents) -> dict[str, Any]:
+    """What a filter let through, in all and of each class."""
+    return {
+        "acceptance_rate": filtered.acceptance_rate,
+        "of_each_class": (filtered.num_accepted / filtered.num_tried.clamp(min=1)).tolist(),
+        "given_up": int(filtered.num_given_up.sum()),
+        "tried": int(filtered.num_tried.sum()),
+    }
+
+
+def report(rows: dict[str, Any], rates: dict[str, Any]) -> str:
+    """Two Markdown tables: the rows beside the paper's, and what each choice changes, there and here."""
+    here = {name: 100 * rows[name]["summary"]["mean"] for name in ROWS if name in rows}
+    lines = [
+        "| training set | filter accepts (%) | Slim (%) | test accuracy (%) | seeds |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, mean in here.items():
+        std = rows[name]["summary"]["std"]
+        shown = f"{mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
+        shares = ", ".join(f"{100 * rate['acceptance_rate']:.1f}" for rate in rates.get(name, []))
+        lines.append(f"| {name} | {shares} | {PAPER.get(name, '')} | {shown} | {len(rows[name]['results'])} |")
+    lines += ["", "| change | from | Slim | here |", "|---|---|---:|---:|"]
+    for change, before, after in changes():
+        if before in here and after in here:
+            paper, ours = PAPER[after] - PAPER[before], here[after] - here[before]
+            lines.append(f"| {change} | {before} | {paper:+.2f} | {ours:+.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def changes() -> list[tuple[str, str, str]]:
+    """Pairs of rows of the paper that differ in one choice: its name, the row before, the row after."""
+    pairs = []
+    for before in PAPER:
+        for part in ("transforms", "filter", "truncation"):
+            pairs += [(part, before, after) for after in PAPER if after == f"{before}+{part}"]
+        if before.startswith("fixed"):
+            pairs.append(("fresh", before, before.replace("fixed", "fresh")))
+    return sorted(pairs)
+
+
+@click.command(help=__doc__.partition("\n")[0])
+@click.option("--data", required=True, help="Real images: cifar10[:ROOT], imagefolder:DIR, digits.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="By default the bundle in the package.")
+@click.option("--generator", "others", multiple=True, type=click.Path(path_type=Path), help="One more, for 'several'.")
+@click.option("--scale", default="cpu", show_default=True, type=click.Choice(list(SCALES)))
+@click.option("--rows", default=",".join(ROWS), help="Some of the rows, joined by commas.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Networks a row.")
+@click.option("--images", type=click.IntRange(1), help="Of a fixed set; by default that of the scale.")
+@click.option("--steps", type=click.IntRange(1), help="Updates; by default those of the scale.")
+@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; it needs a C++ compiler.")
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/sampling.json"), show_default=True)
+def main(
+    data: str,
+    bundle: Path | None,
+    others: tuple[Path, ...],
+    scale: str,
+    rows: str,
+    seeds: int,
+    images: int | None,
+    steps: int | None,
+    precision: str,
+    compiled: bool,
+    device: str,
+    threads: int | None,
+    out: Path,
+) -> None:
+    names = rows.split(",")
+    if unknown := set(names) - set(ROWS):
+        raise click.BadParameter(f"unknown row {min(unknown)!r}; expected some of {','.join(ROWS)}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = SCALES[scale]
+    recipe = replace(chosen.recipe, steps=steps or chosen.recipe.steps, precision=precision, compile=compiled)
+    recipe = replace(recipe, augmentation=CropFlip(flip=not data.startswith("digits")))
+    common = {"network": chosen.network, "recipe": recipe.to_json(), "data": data.partition(":")[0]}
+    with one_line_errors():
+        results = Results(out, settings=common, environment=environment(device))
+        setting = open_setting(data, bundle, network=chosen.network, recipe=recipe, device=device, seeds=seeds)
+        checksums = [f"generator {sha256_of(path / WEIGHTS_FILE)[:12]}" for path in others]
+        inputs = Inputs(
+            generators=[setting.bundle.generator.to(device), *(load_generator(path).to(device) for path in others)],
+            checksums=[generator_checksum(setting.bundle), *checksums],
+            classifier=train_filter(setting, out.with_suffix(".filter.safetensors"), results),
+            num_images=images or chosen.num_images,
+        )
+        rates = out.with_suffix(".rates.json")
+        for name in names:
+            if name in SEVERAL and not others:
+                click.echo(f"no --generator: the row {name!r} is left out")
+            elif name != "real+transforms":
+                run_row(setting, name, inputs, results, rates)
+    table = report(read_json(out)["rows"], read_json(rates) if rates.is_file() else {})
+    with write_atomically(out.with_suffix(".md")) as temporary:
+        temporary.write_text(table, encoding="utf-8")
+    click.echo(table, nl=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,11 +22,13 @@ from itgan_data.condense.embedding import EmbeddingPool, PoolConfig, build_pool
 from itgan_data.condense.inversion import InversionConfig
 from itgan_data.dataset import SyntheticDataset
 from itgan_data.evaluation.protocol import environment
+from itgan_data.fresh_latents import RandomLatents
 from itgan_data.generators import presets
+from itgan_data.generators.config import GeneratorTrainerConfig
 from itgan_data.generators.inference import FrozenBigGAN, fold
-from itgan_data.generators.training import GeneratorTrainer, GeneratorTrainerConfig
+from itgan_data.generators.training import GeneratorTrainer
 from itgan_data.images import CIFAR10, LabeledImages, load_images, open_dataset
-from itgan_data.latents import LatentSet, RandomLatents
+from itgan_data.latents import LatentSet
 from itgan_data.recipes import accuracy
 
 logger = logging.getLogger("release_cifar10")

@@ -5,41 +5,58 @@ Every row trains fresh networks with one recipe and one number of updates, and t
     real-count   random real images, as many as the bundle has latents (bytes: lossless WebP)
     real-bytes   random real images, lossless WebP, as many as fit into the bytes of the bundle
     real-coded   random real images, lossy WebP at the best of some qualities, as many as fit
+    real-herding, real-forgetting
+                 real images chosen by a network that is trained on all of them, as many as the bundle has latents
     gan          the bundle's generator on normal draws, as many as the bundle has latents
     gan-fresh    the bundle's generator on new normal draws every epoch
     inversion    the bundle's generator on latents inverted from real images (--inversion FILE)
+    dm           pixels learned by distribution matching, in at most the bytes of the bundle (--dm DIR)
     it-gan       the bundle
     real-whole   the whole real training set (first seed only)
+
+The bundle of `--dm` is made by `itgan-data condense --method dm --images-per-class N --latents-dtype int8`.
 
 Results are kept as soon as they exist; the same command again goes on with what is missing.
 """
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import torch
 from PIL import Image
-from tqdm import tqdm
+from setting import (
+    Setting,
+    balanced_order,
+    generator_checksum,
+    hold_out,
+    one_line_errors,
+    open_setting,
+    training_bar,
+)
 
 from itgan_data.bundle import LATENTS_FILE, Bundle, load_bundle
+from itgan_data.condense.selection import embed_images, forgetting_events, select_forgetting, select_herding
 from itgan_data.dataset import SyntheticDataset
 from itgan_data.draws import make_rng
-from itgan_data.evaluation.protocol import Results, RowKey, SeedResult, environment, evaluate
-from itgan_data.files import sha256_of, write_atomically
+from itgan_data.evaluation.protocol import Results, RowKey, environment
+from itgan_data.files import read_json, sha256_of, write_atomically, write_json
+from itgan_data.fresh_latents import RandomLatents
 from itgan_data.generators.inference import WEIGHTS_FILE
-from itgan_data.images import LabeledImages, load_images, open_dataset, to_pil
-from itgan_data.latents import LatentSet, LatentSource, RandomLatents
-from itgan_data.networks import NETWORKS
+from itgan_data.images import LabeledImages, to_pil
+from itgan_data.latents import LatentSet
+from itgan_data.networks import NETWORKS, create_network
 from itgan_data.recipes import ImageSource, Recipe, fast_recipe, paper_recipe
 
-ROWS = ("real-count", "real-bytes", "real-coded", "gan", "gan-fresh", "inversion", "it-gan", "real-whole")
+CORESETS = ("real-herding", "real-forgetting")
+ROWS = ("real-count", "real-bytes", "real-coded", *CORESETS)
+ROWS += ("gan", "gan-fresh", "inversion", "dm", "it-gan", "real-whole")
+DEFAULT_ROWS = ",".join(name for name in ROWS if name not in CORESETS)  # those train one more network first
 LOSSLESS = None
-MAX_HELD_OUT = 5000
+NO_LIMIT = 2**62  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,46 +70,19 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What the rows have in common."""
+class Inputs:
+    """What single rows need beside the setting."""
 
-    bundle: Bundle
-    train: LabeledImages
-    test: LabeledImages
-    network: str
-    recipe: Recipe
-    device: str
-    seeds: tuple[int, ...]
-
-    def run(self, source: ImageSource, test: LabeledImages, seed: int, title: str) -> SeedResult:
-        """Train and test one network, behind a progress bar."""
-        with tqdm(total=self.recipe.steps, desc=f"{title}, seed {seed}", unit="step") as bar:
-
-            def progress(step: int, loss: torch.Tensor) -> None:
-                bar.update()
-                if step % 50 == 0:
-                    bar.set_postfix(loss=f"{float(loss):.3f}")
-
-            (result,) = evaluate(
-                source,
-                test,
-                self.network,
-                self.recipe,
-                seeds=[seed],
-                normalization=self.bundle.normalization,
-                device=self.device,
-                progress=progress,
-            )
-        return result
-
-
-def balanced_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
-    """Indices in a random order of which every beginning holds equally many of each class, up to one."""
-    rng = make_rng(seed)
-    classes = [(labels == label).nonzero()[:, 0] for label in torch.unique(labels)]
-    shuffled = [indices[torch.randperm(len(indices), generator=rng)] for indices in classes]
-    shortest = min(len(indices) for indices in classes)
-    return torch.stack([indices[:shortest] for indices in shuffled], dim=1).flatten()
+    inversion: Path | None
+    """Inverted latents."""
+    dm: Bundle | None
+    """Learned pixels."""
+    qualities: tuple[int, ...]
+    """Of lossy WebP, to be tried."""
+    trials: Results
+    """Where what they are judged by is kept."""
+    coresets: Path
+    """Where chosen images are kept."""
 
 
 def encode(image: torch.Tensor, quality: int | None) -> bytes:
@@ -130,15 +120,12 @@ def coded_subset(
 
 def best_quality(setting: Setting, qualities: tuple[int, ...], results: Results) -> int:
     """The WebP quality that trains the best classifier, judged by one seed on held-out training images."""
-    order = balanced_order(setting.train.labels, seed=-1)
-    held_out = min(MAX_HELD_OUT, len(order) // 5)
-    judges = setting.train.select(order[:held_out])
+    held_out, order = hold_out(setting.train.labels)
+    judges = setting.train.select(held_out)
     seed = setting.seeds[0]
     scores = {}
     for quality in qualities:
-        subset, num_bytes = coded_subset(
-            setting.train, order[held_out:], budget=setting.bundle.num_bytes, quality=quality
-        )
+        subset, num_bytes = coded_subset(setting.train, order, budget=setting.bundle.num_bytes, quality=quality)
         key = RowKey(num_images=len(subset), num_bytes=num_bytes, content=f"lossy WebP, quality {quality}")
         name = f"quality {quality}"
         result = results.get(name, key, seed)
@@ -151,7 +138,7 @@ def best_quality(setting: Setting, qualities: tuple[int, ...], results: Results)
 
 def real_row(setting: Setting, name: str, *, quality: int | None = LOSSLESS, equal_count: bool = False) -> Row:
     """Random real images, drawn anew by each seed: as many as latents, or as fit into the bundle's bytes."""
-    budget = 2**62 if equal_count else setting.bundle.num_bytes
+    budget = NO_LIMIT if equal_count else setting.bundle.num_bytes
 
     def choose(seed: int) -> tuple[LabeledImages, int]:
         order = balanced_order(setting.train.labels, seed)
@@ -164,22 +151,61 @@ def real_row(setting: Setting, name: str, *, quality: int | None = LOSSLESS, equ
     return Row(name=name, key=key, make=lambda seed: choose(seed)[0], seeds=setting.seeds)
 
 
+def coreset_row(setting: Setting, name: str, file: Path) -> Row:
+    """Real images chosen by herding or forgetting; every seed trains on the same ones."""
+    chosen = torch.tensor(coresets(setting, file)[name])
+    subset, num_bytes = coded_subset(setting.train, chosen, budget=NO_LIMIT, quality=LOSSLESS)
+    recipe = coreset_recipe(setting)
+    content = f"lossless WebP, chosen by a {setting.network} of {recipe.steps} steps and seed {setting.seeds[0]}"
+    key = RowKey(num_images=len(subset), num_bytes=num_bytes, content=content)
+    return Row(name=name, key=key, make=lambda seed: subset, seeds=setting.seeds)
+
+
+def coreset_recipe(setting: Setting) -> Recipe:
+    """That of the rows, with as many steps as it takes to show all images twice."""
+    recipe = setting.recipe
+    return replace(recipe, steps=max(recipe.steps, 2 * max(len(setting.train) // recipe.batch_size, 1)))
+
+
+def coresets(setting: Setting, file: Path) -> dict[str, list[int]]:
+    """Indices of the images of each selection, by one network that is trained on all; kept in `file`."""
+    recipe, seed, normalization = coreset_recipe(setting), setting.seeds[0], setting.bundle.normalization
+    count = len(setting.bundle.latents) // setting.train.num_classes
+    work = {"data": setting.train.fingerprint, "images_per_class": count, "steps": recipe.steps, "seed": seed}
+    if file.is_file() and (stored := read_json(file)).get("work") == work:
+        return stored["indices"]
+    network = create_network(
+        setting.network, setting.train.num_classes, image_shape=setting.train.image_shape, rng=make_rng(seed)
+    )
+    with training_bar("coresets", recipe.steps) as progress:
+        events = forgetting_events(
+            network,
+            setting.train,
+            recipe,
+            normalization=normalization,
+            seed=seed,
+            device=setting.device,
+            progress=progress,
+        )
+    embeddings = embed_images(network, setting.train, normalization, precision=recipe.precision)
+    indices = {
+        "real-herding": select_herding(setting.train, count, embeddings=embeddings).tolist(),
+        "real-forgetting": select_forgetting(setting.train, count, events=events, seed=seed).tolist(),
+    }
+    write_json(file, {"work": work, "indices": indices})
+    return indices
+
+
 def whole_row(setting: Setting) -> Row:
     """All real images; their bytes are those of 1,000 of them, scaled up."""
     sample = balanced_order(setting.train.labels, setting.seeds[0])[:1000]
-    _, num_bytes = coded_subset(setting.train, sample, budget=2**62, quality=LOSSLESS)
+    _, num_bytes = coded_subset(setting.train, sample, budget=NO_LIMIT, quality=LOSSLESS)
     key = RowKey(
         num_images=len(setting.train),
         num_bytes=num_bytes * len(setting.train) // len(sample),
         content="lossless WebP, bytes estimated",
     )
     return Row(name="real-whole", key=key, make=lambda seed: setting.train, seeds=setting.seeds[:1])
-
-
-def synthetic(setting: Setting, latents: LatentSource) -> SyntheticDataset:
-    """The bundle's generator at some latents, computing in the recipe's precision."""
-    dtype = getattr(torch, setting.recipe.precision)
-    return SyntheticDataset(setting.bundle.generator, latents, device=setting.device, dtype=dtype)
 
 
 def gan_row(setting: Setting, name: str) -> Row:
@@ -190,9 +216,9 @@ def gan_row(setting: Setting, name: str) -> Row:
     def make(seed: int) -> ImageSource:
         draws = RandomLatents(count, bundle.generator.latent_dim, bundle.generator.num_classes, seed=seed)
         if name == "gan-fresh":
-            return synthetic(setting, draws)
-        fixed = LatentSet(*draws.batch(torch.arange(count)))
-        return synthetic(setting, fixed)
+            return setting.synthetic(draws)
+        fixed = LatentSet.drawn_from(draws)
+        return setting.synthetic(fixed)
 
     key = RowKey(
         num_images=None if name == "gan-fresh" else count,
@@ -211,62 +237,54 @@ def inversion_row(setting: Setting, file: Path) -> Row:
         LatentSet.load(file).save(stored, dtype=getattr(torch, bundle.config["latents"]["dtype"]))
         latents = LatentSet.load(stored)
         num_bytes = bundle.num_bytes - stored_bytes + stored.stat().st_size
-    source = synthetic(setting, latents)
+    source = setting.synthetic(latents)
     content = f"latents {sha256_of(file)[:12]}, {generator_checksum(bundle)}"
     key = RowKey(num_images=len(latents), num_bytes=num_bytes, content=content)
     return Row(name="inversion", key=key, make=lambda seed: source, seeds=setting.seeds)
 
 
+def open_dm(setting: Setting, folder: Path) -> Bundle:
+    """A bundle of learned pixels.
+
+    Raises:
+        ValueError: it takes more bytes than the bundle it is compared with, or has other classes.
+    """
+    pixels, limit = load_bundle(folder), setting.bundle.num_bytes
+    if pixels.class_names != setting.train.classes:
+        raise ValueError(f"{folder} has classes {pixels.class_names}, expected {setting.train.classes}")
+    if pixels.num_bytes > limit:
+        raise ValueError(
+            f"{folder} takes {pixels.num_bytes:,} bytes, the bundle it is compared with {limit:,}; "
+            "condense fewer images per class, or store them as int8"
+        )
+    return pixels
+
+
+def dm_row(setting: Setting, pixels: Bundle) -> Row:
+    """Learned pixels."""
+    source = SyntheticDataset(pixels.generator, pixels.latents, device=setting.device)
+    content = f"latents {pixels.config['sha256'][LATENTS_FILE][:12]}"
+    key = RowKey(num_images=len(pixels.latents), num_bytes=pixels.num_bytes, content=content)
+    return Row(name="dm", key=key, make=lambda seed: source, seeds=setting.seeds)
+
+
 def bundle_row(setting: Setting) -> Row:
     """The bundle as it is."""
     bundle = setting.bundle
-    source = synthetic(setting, bundle.latents)
+    source = setting.synthetic(bundle.latents)
     content = f"latents {bundle.config['sha256'][LATENTS_FILE][:12]}, {generator_checksum(bundle)}"
     key = RowKey(num_images=len(bundle.latents), num_bytes=bundle.num_bytes, content=content)
     return Row(name="it-gan", key=key, make=lambda seed: source, seeds=setting.seeds)
-
-
-def generator_checksum(bundle: Bundle) -> str:
-    return f"generator {bundle.config['sha256'][WEIGHTS_FILE][:12]}"
-
-
-def open_setting(data: str, bundle: Path | None, *, network: str, recipe: Recipe, device: str, seeds: int) -> Setting:
-    """Read and check everything that training needs."""
-    loaded = load_bundle(bundle)
-    shape = loaded.generator.image_shape
-    train = load_images(open_dataset(data, "train"), image_shape=shape)
-    test = load_images(open_dataset(data, "test"), image_shape=shape)
-    if not loaded.class_names == train.classes == test.classes:
-        raise ValueError(
-            f"{data} has training classes {train.classes} and test classes {test.classes}, "
-            f"the bundle {loaded.class_names}; expected the same in the same order"
-        )
-    return Setting(
-        bundle=loaded,
-        train=train,
-        test=test,
-        network=network,
-        recipe=recipe,
-        device=device,
-        seeds=tuple(range(seeds)),
-    )
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        raise click.ClickException(str(error)) from error
 
 
 @click.command(help=__doc__.partition("\n")[0])
 @click.option("--data", required=True, help="Real images: cifar10[:ROOT], imagefolder:DIR, digits.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="By default the bundle in the package.")
 @click.option("--inversion", type=click.Path(path_type=Path), help="Inverted latents; without it, no such row.")
+@click.option("--dm", type=click.Path(path_type=Path), help="A bundle of learned pixels; without it, no such row.")
 @click.option("--network", default="convnet", show_default=True, type=click.Choice(NETWORKS))
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Networks a row.")
-@click.option("--rows", default=",".join(ROWS), show_default=True, help="Which rows, joined by commas.")
+@click.option("--rows", default=DEFAULT_ROWS, help=f"Some of {','.join(ROWS)}; by default all but the coresets.")
 @click.option("--recipe", "recipe_name", default="fast", show_default=True, type=click.Choice(["fast", "paper"]))
 @click.option("--steps", type=click.IntRange(1), help="Updates; by default 2,000, or the paper's 200 epochs.")
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
@@ -279,6 +297,7 @@ def main(
     data: str,
     bundle: Path | None,
     inversion: Path | None,
+    dm: Path | None,
     network: str,
     seeds: int,
     rows: str,
@@ -307,38 +326,43 @@ def main(
     with one_line_errors():
         machine = environment(device)
         results = Results(out, settings=common, environment=machine)
-        trials = Results(out.with_suffix(".qualities.json"), settings=common, environment=machine)
         setting = open_setting(data, bundle, network=network, recipe=recipe, device=device, seeds=seeds)
+        inputs = Inputs(
+            inversion=inversion,
+            dm=None if dm is None else open_dm(setting, dm),
+            qualities=tried,
+            trials=Results(out.with_suffix(".qualities.json"), settings=common, environment=machine),
+            coresets=out.with_suffix(".coresets.json"),
+        )
         for name in rows.split(","):
-            if name == "inversion" and inversion is None:
-                click.echo("no --inversion FILE: the row 'inversion' is left out")
+            if name in ("inversion", "dm") and getattr(inputs, name) is None:
+                click.echo(f"no --{name}: the row {name!r} is left out")
                 continue
-            run_row(make_row(setting, name, trials, tried, inversion), setting, results)
+            run_row(make_row(setting, name, inputs), setting, results)
     table = results.table(ROWS)
     with write_atomically(out.with_suffix(".md")) as temporary:
         temporary.write_text(table, encoding="utf-8")
     click.echo(table, nl=False)
 
 
-def make_row(
-    setting: Setting,
-    name: str,
-    trials: Results,
-    qualities: tuple[int, ...],
-    inversion: Path | None,
-) -> Row:
+def make_row(setting: Setting, name: str, inputs: Inputs) -> Row:
     if name == "real-count":
         return real_row(setting, name, equal_count=True)
     if name == "real-bytes":
         return real_row(setting, name)
     if name == "real-coded":
-        chosen = best_quality(setting, qualities, trials)
+        chosen = best_quality(setting, inputs.qualities, inputs.trials)
         return real_row(setting, name, quality=chosen)
+    if name in CORESETS:
+        return coreset_row(setting, name, inputs.coresets)
     if name in ("gan", "gan-fresh"):
         return gan_row(setting, name)
     if name == "inversion":
-        assert inversion is not None
-        return inversion_row(setting, inversion)
+        assert inputs.inversion is not None
+        return inversion_row(setting, inputs.inversion)
+    if name == "dm":
+        assert inputs.dm is not None
+        return dm_row(setting, inputs.dm)
     return bundle_row(setting) if name == "it-gan" else whole_row(setting)
 
 

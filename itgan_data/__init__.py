@@ -10,15 +10,20 @@ from .condense.inversion import InversionConfig
 from .condense.network_source import FreshNetworks
 from .condense.selection import embed_images, forgetting_events, select_forgetting, select_herding, select_random
 from .dataset import SyntheticDataset
+from .ensemble import SyntheticEnsemble
 from .evaluation.protocol import evaluate
+from .filtered_latents import FilteredLatents
+from .fresh_latents import JitteredLatents, MixedLatents, RandomLatents
 from .generators.biggan import BigGAN, BigGANConfig
+from .generators.config import GeneratorTrainerConfig
 from .generators.importers import import_generator
 from .generators.inference import FrozenBigGAN, fold, load_generator
 from .generators.pixels import Pixels
-from .generators.training import GeneratorTrainer, GeneratorTrainerConfig
+from .generators.training import GeneratorTrainer
 from .hub import HubError
 from .images import load_images, open_dataset
-from .latents import LatentSet, RandomLatents
+from .latent_importers import import_latents
+from .latents import LatentSet
 from .loader import SyntheticLoader, collate_dicts
 from .networks import create_network
 from .recipes import Recipe, fast_recipe, paper_recipe, train_classifier
@@ -31,19 +36,23 @@ __all__ = [
     "Bundle",
     "Condenser",
     "CondenserConfig",
+    "FilteredLatents",
     "FreshNetworks",
     "FrozenBigGAN",
     "GeneratorTrainer",
     "GeneratorTrainerConfig",
     "HubError",
     "InversionConfig",
+    "JitteredLatents",
     "LatentSet",
+    "MixedLatents",
     "OutOfTimeError",
     "Pixels",
     "PoolConfig",
     "RandomLatents",
     "Recipe",
     "SyntheticDataset",
+    "SyntheticEnsemble",
     "SyntheticLoader",
     "collate_dicts",
     "create_network",
@@ -53,6 +62,7 @@ __all__ = [
     "fold",
     "forgetting_events",
     "import_generator",
+    "import_latents",
     "load_bundle",
     "load_generator",
     "load_images",

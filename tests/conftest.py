@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from hub_server import LoopbackHub
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 from torch import nn
 from torchvision.datasets import CIFAR10
 
@@ -179,3 +182,25 @@ def bright_and_dark() -> LabeledImages:
     labels = torch.arange(40) % 2
     noise = torch.randint(0, 128, (40, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     return LabeledImages((noise + 128 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels, ("dark", "bright"))
+
+
+def use_endpoint(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT does, which the client reads at import."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """An empty Hub, and a client with an empty cache, no token, and no patience."""
+    server = LoopbackHub()
+    use_endpoint(server.endpoint, monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between the client's attempts, 23 s in all
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+    close_session()  # the client keeps connections, and what the environment said of proxies
+    yield server
+    server.close()

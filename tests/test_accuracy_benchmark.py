@@ -6,21 +6,32 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import load_script
+from conftest import ROOT, load_script
 
 from itgan_data.bundle import save_bundle
 from itgan_data.evaluation.protocol import SeedResult
 from itgan_data.files import read_json
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
-from itgan_data.images import LabeledImages, to_pil
+from itgan_data.generators.pixels import Pixels
+from itgan_data.images import LabeledImages, Normalization, to_pil
 from itgan_data.latents import LatentSet
 
 CLASSES = ("cat", "dog")
+CONFIG = {
+    "dataset": "toy",
+    "class_names": list(CLASSES),
+    "normalization": {"mean": [0.5] * 3, "std": [0.25] * 3},
+    "method": "IT-GAN",
+    "training": {},
+    "metrics": {},
+}
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return load_script("benchmarks/accuracy.py")
+def script() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")  # where Python looks when the script is run
+        yield load_script("benchmarks/accuracy.py")
 
 
 @pytest.fixture
@@ -76,21 +87,21 @@ class Bench:
                 place.mkdir(parents=True, exist_ok=True)
                 to_pil(image).save(place / f"{index:03}.png")
         self.save_bundle(seed=0)
+        self.save_pixels(images_per_class=1)
 
     def save_bundle(self, seed: int) -> None:
-        generator = BigGAN(BigGANConfig(num_classes=2, channels=(4, 4, 4, 4), latent_dim=8)).eval()
+        generator = BigGAN(BigGANConfig(num_classes=2, channels=(8, 8, 8, 8), latent_dim=8)).eval()
         rng = torch.Generator().manual_seed(seed)
         latents = LatentSet(torch.randn(12, 8, generator=rng), torch.arange(12) % 2)
-        config = {
-            "dataset": "toy",
-            "class_names": list(CLASSES),
-            "normalization": {"mean": [0.5] * 3, "std": [0.25] * 3},
-            "method": "IT-GAN",
-            "training": {},
-            "metrics": {},
-        }
-        save_bundle(self.folder / "bundle", generator, latents, config=config, preview=False)
+        save_bundle(self.folder / "bundle", generator, latents, config=CONFIG, preview=False)
         latents.save(self.folder / "inversion.safetensors", dtype=torch.float32)
+
+    def save_pixels(self, images_per_class: int) -> None:
+        """Learned pixels, were they learned."""
+        pixels = Pixels((3, 32, 32), 2, Normalization((0.5,) * 3, (0.25,) * 3))
+        count = 2 * images_per_class
+        latents = LatentSet(torch.randn(count, pixels.latent_dim), torch.arange(count) % 2)
+        save_bundle(self.folder / "dm", pixels, latents, config=CONFIG, preview=False, latents_dtype=torch.float16)
 
     def evaluate(self, source: Any, *_: Any, seeds: list[int], **__: Any) -> list[SeedResult]:
         self.trained.append((len(source), seeds[0]))
@@ -99,7 +110,8 @@ class Bench:
     def run(self, *options: str) -> Result:
         self.trained.clear()
         arguments = ["--data", f"imagefolder:{self.folder}", "--bundle", str(self.folder / "bundle")]
-        arguments += ["--inversion", str(self.folder / "inversion.safetensors"), "--device", "cpu"]
+        arguments += ["--inversion", str(self.folder / "inversion.safetensors"), "--dm", str(self.folder / "dm")]
+        arguments += ["--device", "cpu"]
         arguments += ["--seeds", "2", "--out", str(self.folder / "out.json"), *options]
         return CliRunner().invoke(self.script.main, arguments)
 
@@ -109,26 +121,28 @@ def bench(
     tmp_path: Path, images: LabeledImages, script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bench]:
     bench = Bench(tmp_path, images, script)
-    monkeypatch.setattr(script, "evaluate", bench.evaluate)
+    monkeypatch.setattr("setting.evaluate", bench.evaluate)
     return bench
 
 
 def test_all_rows_are_measured_once(bench: Bench) -> None:
     first = bench.run()
     assert first.exit_code == 0, first.output
-    assert len(bench.trained) == 3 + 7 * 2 + 1  # qualities, rows of two seeds, the whole set once
+    assert len(bench.trained) == 3 + 8 * 2 + 1  # qualities, rows of two seeds, the whole set once
     again = bench.run()
     assert again.exit_code == 0, again.output
     assert bench.trained == []
     assert again.stdout == first.stdout == (bench.folder / "out.md").read_text()
     rows = read_json(bench.folder / "out.json")["rows"]
-    assert list(rows) == list(bench.script.ROWS)
+    assert list(rows) == bench.script.DEFAULT_ROWS.split(",")
     budget = rows["it-gan"]["key"]["num_bytes"]
     assert rows["real-count"]["key"]["num_images"] == rows["it-gan"]["key"]["num_images"] == 12
     assert rows["real-bytes"]["key"]["num_bytes"] <= budget
     assert rows["real-coded"]["key"]["num_bytes"] <= budget
     assert rows["inversion"]["key"]["num_bytes"] == budget  # as stored in a bundle, not as float32
     assert rows["gan"]["key"]["num_bytes"] < budget
+    assert rows["dm"]["key"]["num_images"] == 2
+    assert rows["dm"]["key"]["num_bytes"] <= budget
 
 
 def test_a_run_that_was_cut_short_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +152,7 @@ def test_a_run_that_was_cut_short_goes_on(bench: Bench, monkeypatch: pytest.Monk
         return bench.evaluate(source, *rest, seeds=seeds, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(bench.script, "evaluate", cut_short)
+        patched.setattr("setting.evaluate", cut_short)
         assert bench.run("--rows", "it-gan").exit_code != 0
     assert bench.run("--rows", "it-gan").exit_code == 0
     assert bench.trained == [(12, 1)]
@@ -157,9 +171,29 @@ def test_fixed_draws_are_as_many_as_latents_and_fresh_ones_without_end(bench: Be
     assert (rows["gan"]["key"]["num_images"], rows["gan-fresh"]["key"]["num_images"]) == (12, None)
 
 
+def test_pixels_of_more_bytes_than_the_bundle_are_refused(bench: Bench) -> None:
+    bench.save_pixels(images_per_class=30)
+    result = bench.run()
+    assert "condense fewer images per class" in result.output
+    assert bench.trained == []
+
+
+def test_coresets_are_chosen_once_as_many_as_latents(bench: Bench) -> None:
+    arguments = ("--rows", "real-herding,real-forgetting", "--steps", "3")
+    assert bench.run(*arguments).exit_code == 0
+    assert bench.trained == [(12, 0), (12, 1)] * 2
+    rows = read_json(bench.folder / "out.json")["rows"]
+    assert rows["real-herding"]["key"]["num_bytes"] != rows["real-forgetting"]["key"]["num_bytes"]
+    chosen = (bench.folder / "out.coresets.json").stat().st_mtime_ns
+    assert bench.run(*arguments).exit_code == 0
+    assert bench.trained == []
+    assert (bench.folder / "out.coresets.json").stat().st_mtime_ns == chosen
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--dm", "/nowhere"], "there is no bundle at /nowhere"),
         (["--rows", "real"], "unknown row 'real'; expected some of real-count"),
         (["--network", "lenet"], "'lenet' is not one of 'convnet'"),
         (["--data", "imagefolder:/nowhere"], "does not exist"),
@@ -200,7 +234,7 @@ def test_the_quality_is_the_best_on_held_out_images(
         values = {len(judged): 0.1, 2: 0.9}
         return [SeedResult(seed=seeds[0], accuracy=values[len(judged)], final_loss=1.0, seconds=0.1)]
 
-    monkeypatch.setattr(script, "evaluate", evaluate)
+    monkeypatch.setattr("setting.evaluate", evaluate)
     bench.run("--rows", "real-coded", "--qualities", "10,40,80", "--seeds", "1")
     assert judged == [12, 12, 12, 60]  # a fifth of the training images judges, then the test images
     assert read_json(bench.folder / "out.json")["rows"]["real-coded"]["key"]["content"].endswith("quality 40")

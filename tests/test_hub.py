@@ -3,13 +3,12 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import write_bundle
+from conftest import use_endpoint, write_bundle
 from hub_server import LoopbackHub
 from huggingface_hub import ModelCard, constants, file_download
 from huggingface_hub.utils import close_session
@@ -39,28 +38,6 @@ def folder(made: Path, tmp_path: Path) -> Path:
     for file in made.iterdir():
         (tmp_path / "bundle" / file.name).write_bytes(file.read_bytes())
     return tmp_path / "bundle"
-
-
-def use_endpoint(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does, which the client reads at import."""
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """An empty Hub, and a client with an empty cache, no token, and no patience."""
-    server = LoopbackHub()
-    use_endpoint(server.endpoint, monkeypatch)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr("time.sleep", lambda _: None)  # between the client's attempts, 23 s in all
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setenv("NO_PROXY", "*")
-    close_session()  # the client keeps connections, and what the environment said of proxies
-    yield server
-    server.close()
 
 
 @pytest.fixture

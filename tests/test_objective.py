@@ -10,7 +10,7 @@ from torch import nn
 from itgan_data.augmentation import DSA, Augmentation
 from itgan_data.condense.config import CondenserConfig
 from itgan_data.condense.embedding import EmbeddingPool
-from itgan_data.condense.network_source import PoolSource
+from itgan_data.condense.network_source import FreshNetworks, PoolSource
 from itgan_data.condense.objective import Batch, DistributionObjective, GradientObjective, Matching
 from itgan_data.images import LabeledImages, Normalization, signed_to_unit, uint8_to_unit, unit_to_uint8
 from itgan_data.networks import create_network
@@ -118,6 +118,33 @@ class TestDistribution:
         for module in (tiny_generator, objective.matching.networks.network):
             assert not [parameter for parameter in module.parameters() if parameter.grad is not None]
 
+    @pytest.mark.parametrize("chunk_size", [None, 3], ids=["whole", "in chunks"])
+    @pytest.mark.parametrize("images_at_once", [1, 2, 5, 8])
+    def test_no_pass_holds_more_images_than_asked_for_and_the_gradient_is_that_of_one_pass(
+        self,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        batch: Batch,
+        images_at_once: int,
+        chunk_size: int | None,
+    ) -> None:
+        config = replace(CONFIG, regularizer_weight=0.3, chunk_size=chunk_size)
+        objective = distribution(tiny_generator, tiny_images, config)
+        losses, gradient = objective.gradient(batch, group=0, step=1)
+        objective.matching.images_at_once = images_at_once
+        objective.matching.augment.calls.clear()
+        found, found_gradient = objective.gradient(batch, group=0, step=1)
+        assert max(len(images) for images, _ in objective.matching.augment.calls) <= images_at_once
+        torch.testing.assert_close(found, losses, rtol=1e-9, atol=0)
+        assert (found_gradient - gradient).abs().max() < 1e-9 * gradient.abs().max()
+
+    def test_only_batch_norm_needs_all_images_in_one_pass(self, tiny_images: LabeledImages) -> None:
+        large = replace(CONFIG, real_batch_size=10**6)
+        for norm, passes in (("instance", 3), ("batch", 1)):
+            config = replace(large, networks=FreshNetworks(norm=norm))
+            matching = Matching(nn.Identity(), None, tiny_images, [], config)  # type: ignore[arg-type]
+            assert len(matching.blocks(3, config.real_batch_size)) == passes
+
 
 class TestGradient:
     @pytest.mark.parametrize("strategy", ["", CONFIG.strategy])
@@ -201,6 +228,25 @@ class TestBoth:
         loss, own_gradient = objective.gradient(alone, group=1, step=3)
         torch.testing.assert_close(loss, losses[1:2], rtol=1e-9, atol=0)
         torch.testing.assert_close(own_gradient, gradient[1:2], rtol=1e-9, atol=1e-12)
+
+    def test_nothing_is_copied_to_the_host(
+        self, tiny_generator: nn.Module, tiny_images: LabeledImages, batch: Batch, name: str
+    ) -> None:
+        """Tensors on PyTorch's meta device have no content: reading one on the host is an error."""
+        objective = OBJECTIVES[name](tiny_generator, tiny_images, replace(CONFIG, chunk_size=3))
+        matching, network = objective.matching, objective.matching.networks.network
+        matching.augment = matching.augment.augment  # does not keep what it sees
+        for module in (tiny_generator, network):
+            module.float().to("meta")
+        for state in matching.networks.pool.states:
+            state.update(network.state_dict())
+        tiny_images.images = tiny_images.images.to("meta")
+        matching.device = tiny_images.images.device
+        remote = Batch(batch.latents.float().to("meta"), batch.sources, batch.classes)
+        objective = type(objective)(matching, network.embed if name == "distribution" else network)
+        for step in range(8):  # several augmentations
+            losses, gradient = objective.gradient(remote, group=0, step=step)
+            assert losses.device.type == gradient.device.type == "meta"
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, COUNT, 9], ids=lambda size: f"chunks of {size}")

@@ -11,7 +11,7 @@ from itgan_data.condense.embedding import PoolConfig
 from itgan_data.condense.inversion import InversionConfig
 from itgan_data.files import sha256_of
 from itgan_data.generators.biggan import BigGANConfig
-from itgan_data.generators.training import GeneratorTrainerConfig
+from itgan_data.generators.config import GeneratorTrainerConfig
 from itgan_data.images import CIFAR10, to_pil
 
 SCRIPT = "benchmarks/release_cifar10.py"

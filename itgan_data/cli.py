@@ -99,7 +99,8 @@ def main(debug: bool) -> None:
     A command that was stopped goes on when it is run again. Completion for bash:
     eval "$(_ITGAN_DATA_COMPLETE=bash_source itgan-data)".
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("itgan_data").setLevel(logging.INFO)  # not of the clients that it uses
 
 
 @main.command()

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,12 @@ def test_the_scripts_differ_in_their_loops_only() -> None:
     first, *others = map(shared, SCRIPTS)
     assert len(first) == 5
     assert others == [first, first]
+
+
+@pytest.mark.slow
+def test_a_bundle_is_published_and_pulled_through_the_command_line() -> None:
+    script = [sys.executable, str(ROOT / "examples/publish_and_pull.py"), "--here", "--steps", "1"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=300, check=True)
+    assert "from installing to the first batch of the pulled bundle" in done.stdout
+    assert re.fullmatch(r"real test accuracy \d+\.\d\d%", done.stdout.splitlines()[-1])
+    assert "HTTP Request" not in done.stderr  # the client's own log

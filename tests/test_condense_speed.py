@@ -1,0 +1,47 @@
+"""The benchmark of a step compares like with like."""
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+import torch
+from conftest import ROOT, load_script
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")  # where Python looks when the script is run
+        script = load_script("benchmarks/condense_speed.py")
+        patch.setattr(script, "CHANNELS", (8, 8, 8, 8))
+        yield script
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("backward_once", [False, True])
+def test_the_loop_over_classes_and_ours_make_the_same_steps(
+    script: ModuleType, chunk_size: int | None, backward_once: bool
+) -> None:
+    work = script.Work(3, 4, 5, chunk_size)
+    loop = script.Variant(loop=True, backward_once=backward_once)
+    theirs, ours = (script.make_step(variant, work, CPU, script.Stopwatch(CPU)) for variant in (loop, script.Variant()))
+    for step in range(2):  # the second from where the first has led
+        (expected, expected_gradient), (losses, gradient) = theirs(step), ours(step)
+        torch.testing.assert_close(losses, expected, rtol=1e-4, atol=0)
+        assert (gradient - expected_gradient).norm() < 0.02 * expected_gradient.norm()  # a ReLU at 0 may go either way
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_all_parts_of_a_step_are_timed(script: ModuleType, loop: bool) -> None:
+    watch = script.Stopwatch(CPU)
+    step = script.make_step(script.Variant(loop=loop), script.Work(2, 2, 2), CPU, watch)
+    step(0)
+    assert not watch.seconds
+    watch.running = True
+    started = watch.now()
+    step(1)
+    assert set(watch.seconds) == set(script.PARTS)
+    assert min(watch.seconds.values()) > 0
+    assert watch.seconds.total() == pytest.approx(watch.now() - started, rel=0.1)

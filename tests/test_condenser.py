@@ -316,6 +316,7 @@ class TestResuming:
         assert kills >= 4
         assert results(tmp_path) == results(finished)
 
+    @pytest.mark.usefixtures("ctrl_c_raises")
     def test_ctrl_c_ends_the_step_and_keeps_it(
         self,
         tmp_path: Path,

@@ -172,6 +172,7 @@ class TestResuming:
         assert everything(tmp_path) == uninterrupted
 
     @pytest.mark.parametrize("calls", [0, 1, 4])
+    @pytest.mark.usefixtures("ctrl_c_raises")
     def test_ctrl_c_lets_the_step_be_finished_and_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, uninterrupted: tuple[int, list[str]]
     ) -> None:

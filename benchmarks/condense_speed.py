@@ -38,7 +38,7 @@ from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.generators.inference import fold
 from itgan_data.images import LabeledImages, load_images, open_dataset, signed_to_unit, uint8_to_unit
 from itgan_data.networks import create_network
-from itgan_data.precision import autocast
+from itgan_data.precision import computing
 
 CHANNELS = (64,) * 4  # the packaged bundle's size
 PARTS = ("generator", "augmentation", "embedding", "optimizer", "draws and losses")
@@ -172,10 +172,14 @@ def make_step(variant: Variant, work: Work, device: torch.device, watch: Stopwat
     if variant.loop:
         generate: Images = lambda z, labels: straightforward(generator, z, labels)  # noqa: E731
     else:
-        generate = computing(fold(generator), variant, device)
+        generate = computing(fold(generator), device, variant.precision, compiled=variant.compiled)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pool = PoolSource(EmbeddingPool(network, states, [0.5, 0.5]), seed=0)
-    embed: Embedding = network.embed if variant.loop else computing(network.embed, variant, device)
+    embed: Embedding = (
+        network.embed
+        if variant.loop
+        else computing(network.embed, device, variant.precision, compiled=variant.compiled)
+    )
     generate = watch.around(generate, "generator", "draws and losses", "augmentation")
     embed = watch.around(embed, "embedding", "augmentation", "draws and losses")
     matching = TimedMatching(watch, generate, pool, real_images, by_class, work.config)
@@ -235,17 +239,6 @@ def random_generator(num_classes: int, rng: torch.Generator) -> BigGAN:
         for _ in range(20):
             generator(torch.randn(8, generator.latent_dim, generator=rng), torch.arange(8) % num_classes)
     return generator.eval().requires_grad_(False)
-
-
-def computing(function: Callable[..., torch.Tensor], variant: Variant, device: torch.device) -> Any:
-    """As the Condenser does: in the precision asked for, compiled or not, with float32 results."""
-    compute = torch.compile(function) if variant.compiled else function
-
-    def call(*arguments: torch.Tensor) -> torch.Tensor:
-        with autocast(device, variant.precision):
-            return compute(*arguments).float()
-
-    return call
 
 
 def measure_speed(work: Work, rounds: int, device: torch.device) -> dict[str, dict[str, Any]]:
@@ -334,9 +327,11 @@ def judge_precision(data: str, pool: Path, steps: int, device: torch.device) -> 
 
     def objective(variant: Variant, seed: int) -> DistributionObjective:
         source = PoolSource(networks, seed)
-        generate = computing(generator, variant, device)
+        generate = computing(generator, device, variant.precision, compiled=variant.compiled)
         matching = Matching(generate, source, real_images, by_class, replace(config, seed=seed))
-        return DistributionObjective(matching, computing(networks.network.embed, variant, device))
+        return DistributionObjective(
+            matching, computing(networks.network.embed, device, variant.precision, compiled=variant.compiled)
+        )
 
     def gradient(of: DistributionObjective, latents: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         return of.gradient(Batch(latents.detach(), sources, torch.arange(10)), group=0, step=step)

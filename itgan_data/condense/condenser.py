@@ -21,7 +21,7 @@ from ..augmentation import DSA, Compose
 from ..images import load_images
 from ..keeping import Budget, Keeper, OutOfTimeError, saved_step
 from ..latents import LatentSet
-from ..precision import autocast
+from ..precision import computing
 from .config import CondenserConfig
 from .embedding import EmbeddingPool, build_pool
 from .inversion import Embedding, Images
@@ -264,13 +264,8 @@ class Condenser:
         self, function: Callable[..., torch.Tensor], *, compiled: bool = True
     ) -> Callable[..., torch.Tensor]:
         """`function` in the configured precision, compiled if that is asked for, with float32 results."""
-        compute = torch.compile(function) if self.config.compile and compiled else function
-
-        def call(*arguments: torch.Tensor) -> torch.Tensor:
-            with autocast(self.device, self.config.precision):
-                return compute(*arguments).float()
-
-        return call
+        config = self.config
+        return computing(function, self.device, config.precision, compiled=config.compile and compiled)
 
     def _learn(self, unit: Unit) -> LatentSet:
         """Learn a unit, or read it where it is finished."""

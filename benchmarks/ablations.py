@@ -59,14 +59,14 @@ CPU = Scale(
         steps=60,
         networks=FreshNetworks(),
         real_batch_size=64,
-        inversion=InversionConfig(encoder_steps=1500, steps=60),
-        pool=PoolConfig(num_networks=3, steps=3000, snapshots=16, first_snapshot=4, precision="bfloat16", compile=True),
+        inversion=InversionConfig(encoder_steps=0, steps=200),  # so few latents do not repay an encoder
+        pool=PoolConfig(num_networks=3, steps=1000, snapshots=12, first_snapshot=4, precision="bfloat16", compile=True),
         precision="bfloat16",
         compile=True,
         checkpoint_minutes=1.0,
     ),
     gradient={"real_batch_size": 32},  # a step is differentiated twice, uncompiled: three times the work of the others
-    recipe=replace(fast_recipe(400), precision="bfloat16", compile=True),
+    recipe=replace(fast_recipe(400, 64), precision="bfloat16", compile=True),
     seeds=3,
     judging_seeds=2,
     rates=(0.01, 0.03, 0.1),

@@ -27,29 +27,20 @@ from pathlib import Path
 
 import click
 import torch
+from coresets import choose_coresets, coreset_recipe
 from PIL import Image
-from setting import (
-    Setting,
-    balanced_order,
-    generator_checksum,
-    hold_out,
-    one_line_errors,
-    open_setting,
-    training_bar,
-)
+from setting import Setting, balanced_order, generator_checksum, hold_out, one_line_errors, open_setting
 
 from itgan_data.bundle import LATENTS_FILE, Bundle, load_bundle
-from itgan_data.condense.selection import embed_images, forgetting_events, select_forgetting, select_herding
 from itgan_data.dataset import SyntheticDataset
-from itgan_data.draws import make_rng
 from itgan_data.evaluation.protocol import Results, RowKey, environment
-from itgan_data.files import read_json, sha256_of, write_atomically, write_json
+from itgan_data.files import sha256_of, write_atomically
 from itgan_data.fresh_latents import RandomLatents
 from itgan_data.generators.inference import WEIGHTS_FILE
 from itgan_data.images import LabeledImages, to_pil
 from itgan_data.latents import LatentSet
-from itgan_data.networks import NETWORKS, create_network
-from itgan_data.recipes import ImageSource, Recipe, fast_recipe, paper_recipe
+from itgan_data.networks import NETWORKS
+from itgan_data.recipes import ImageSource, fast_recipe, paper_recipe
 
 CORESETS = ("real-herding", "real-forgetting")
 ROWS = ("real-count", "real-bytes", "real-coded", *CORESETS)
@@ -153,47 +144,13 @@ def real_row(setting: Setting, name: str, *, quality: int | None = LOSSLESS, equ
 
 def coreset_row(setting: Setting, name: str, file: Path) -> Row:
     """Real images chosen by herding or forgetting; every seed trains on the same ones."""
-    chosen = torch.tensor(coresets(setting, file)[name])
+    count = len(setting.bundle.latents) // setting.train.num_classes
+    chosen = torch.tensor(choose_coresets(setting, count, file)[name.removeprefix("real-")])
     subset, num_bytes = coded_subset(setting.train, chosen, budget=NO_LIMIT, quality=LOSSLESS)
     recipe = coreset_recipe(setting)
     content = f"lossless WebP, chosen by a {setting.network} of {recipe.steps} steps and seed {setting.seeds[0]}"
     key = RowKey(num_images=len(subset), num_bytes=num_bytes, content=content)
     return Row(name=name, key=key, make=lambda seed: subset, seeds=setting.seeds)
-
-
-def coreset_recipe(setting: Setting) -> Recipe:
-    """That of the rows, with as many steps as it takes to show all images twice."""
-    recipe = setting.recipe
-    return replace(recipe, steps=max(recipe.steps, 2 * max(len(setting.train) // recipe.batch_size, 1)))
-
-
-def coresets(setting: Setting, file: Path) -> dict[str, list[int]]:
-    """Indices of the images of each selection, by one network that is trained on all; kept in `file`."""
-    recipe, seed, normalization = coreset_recipe(setting), setting.seeds[0], setting.bundle.normalization
-    count = len(setting.bundle.latents) // setting.train.num_classes
-    work = {"data": setting.train.fingerprint, "images_per_class": count, "steps": recipe.steps, "seed": seed}
-    if file.is_file() and (stored := read_json(file)).get("work") == work:
-        return stored["indices"]
-    network = create_network(
-        setting.network, setting.train.num_classes, image_shape=setting.train.image_shape, rng=make_rng(seed)
-    )
-    with training_bar("coresets", recipe.steps) as progress:
-        events = forgetting_events(
-            network,
-            setting.train,
-            recipe,
-            normalization=normalization,
-            seed=seed,
-            device=setting.device,
-            progress=progress,
-        )
-    embeddings = embed_images(network, setting.train, normalization, precision=recipe.precision)
-    indices = {
-        "real-herding": select_herding(setting.train, count, embeddings=embeddings).tolist(),
-        "real-forgetting": select_forgetting(setting.train, count, events=events, seed=seed).tolist(),
-    }
-    write_json(file, {"work": work, "indices": indices})
-    return indices
 
 
 def whole_row(setting: Setting) -> Row:

@@ -442,7 +442,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("keep", "message"),
         [
-            (lambda labels: labels >= 0, "class 0 has 10 images, fewer than images_per_class=11; lower images_per_"),
+            (lambda labels: labels >= 0, "class 'red' has 10 images, fewer than images_per_class=11; lower"),
             (lambda labels: labels != 1, "class 'green' has no images; expected at least one"),
         ],
         ids=["too few", "none"],

@@ -13,9 +13,10 @@ from itgan_data.generators.batches import Batches
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.generators.config import GeneratorTrainerConfig
 from itgan_data.generators.inference import fold, load_generator
-from itgan_data.generators.monitoring import Monitor, TrainingLog
+from itgan_data.generators.monitoring import Monitor
 from itgan_data.images import LabeledImages, signed_to_uint8
 from itgan_data.metrics import frechet_distance
+from itgan_data.step_log import StepLog
 
 CONFIG = GeneratorTrainerConfig(
     generator=BigGANConfig(num_classes=2, latent_dim=6, channels=(8, 8)), collapse_ratio=2.0, collapse_checks=3
@@ -43,30 +44,14 @@ def make_monitor(
 ) -> Monitor:
     """Of real images that the generator of seed 0 has made."""
     batches = Batches(config, images_of(make_average(0)))
-    log = TrainingLog(workdir / "log.jsonl", step=step)
+    log = StepLog(workdir / "log.jsonl", step=step)
     return Monitor(network, batches, config, workdir=workdir, work={"seed": 0}, log=log)
 
 
 def write_distances(workdir: Path, distances: Sequence[float], **change: Any) -> None:
-    log = TrainingLog(workdir / "log.jsonl", step=10**9)
+    log = StepLog(workdir / "log.jsonl", step=10**9)
     for number, distance in enumerate(distances):
         log.write(number, **({"frechet_distance": distance, "network": "colours", "samples": 60} | change))
-
-
-class TestTrainingLog:
-    def test_loses_what_comes_after_the_step_or_was_cut(self, tmp_path: Path) -> None:
-        path = tmp_path / "log.jsonl"
-        log = TrainingLog(path, step=0)
-        for step in (20, 40, 60):
-            log.write(step, loss=step / 2)
-        whole = path.read_bytes()
-        path.write_bytes(whole + b'{"step": 70, "lo')
-        assert len(TrainingLog(path, step=100).found) == 3
-        assert path.read_bytes() == whole
-        assert TrainingLog(path, step=40).found == [{"step": 20, "loss": 10.0}, {"step": 40, "loss": 20.0}]
-        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [20, 40]
-        assert TrainingLog(path, step=0).found == []
-        assert path.read_bytes() == b""
 
 
 class TestCollapse:

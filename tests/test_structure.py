@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "precision": set(),
     "extras": set(),
     "torch_files": set(),
+    "step_log": set(),
     "checkpoint": {"files"},
     "keeping": {"files", "checkpoint"},
     "augmentation": {"images"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "fresh_latents": {"draws", "latents"},
     "filtered_latents": {"images", "generators", "latents"},
     "latent_importers": {"latents", "torch_files"},
-    "generators": BASE | {"augmentation", "features", "metrics", "checkpoint", "keeping", "torch_files"},
+    "generators": BASE | {"augmentation", "features", "metrics", "checkpoint", "keeping", "torch_files", "step_log"},
     "bundle_config": BASE | {"latent_files", "generators"},
     "card": {"generators"},
     "bundle": BASE | {"latents", "generators", "hub", "bundle_config", "card"},
@@ -49,8 +50,8 @@ MAY_IMPORT = {
     "ensemble": {"draws", "dataset"},
     "cifar": BASE | {"dataset", "bundle", "generated"},
     "loader": BASE | {"dataset", "ensemble", "augmentation"},
-    "condense": BASE | {"latents", "networks", "recipes", "augmentation", "checkpoint", "keeping"},
-    "evaluation": BASE | {"recipes", "networks", "metrics"},
+    "condense": BASE | {"latents", "networks", "recipes", "augmentation", "checkpoint", "keeping", "step_log"},
+    "evaluation": BASE | {"recipes", "networks", "metrics", "step_log"},
 }
 PUBLIC_API_ONLY = {"cli", "__init__"}  # they may import every module but cli
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -37,10 +37,10 @@ from .preparation import (
     determining,
     frozen,
     identity,
-    indices_by_class,
     more_units,
     units_of,
 )
+from .selection import indices_by_class
 from .sharding import Shard, Team
 from .starting import Starter
 
@@ -85,7 +85,7 @@ class Condenser:
         real_images = load_images(real_dataset, image_shape=tuple(generator.image_shape))  # type: ignore[arg-type]
         check_fit(real_images, generator, config)
         self.by_class = indices_by_class(real_images)
-        self.chosen = choose(self.by_class, config.images_per_class, config.seed)
+        self.chosen = choose(real_images, config.images_per_class, config.seed)
         if config.tensorboard:
             summary_writer()  # known to be there before any work
         self._is_temporary = workdir is None

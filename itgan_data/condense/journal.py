@@ -1,7 +1,5 @@
 """What a run leaves to look at: a line of numbers every few steps, grids of images, TensorBoard."""
 
-import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +8,7 @@ import torch
 from ..extras import needs_extra
 from ..files import write_atomically
 from ..images import image_grid, signed_to_unit
+from ..step_log import StepLog
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -31,25 +30,22 @@ class Journal:
     """
 
     def __init__(self, workdir: Path, name: str, *, step: int, tensorboard: bool) -> None:
-        self.path = workdir / "logs" / f"{name}.jsonl"
+        self.log = StepLog(workdir / "logs" / f"{name}.jsonl", step=step)
         self.previews = workdir / "previews"
         self.name = name
-        self.seconds_before = _cut_after(self.path, step)
+        self.seconds_before = float(self.log.found[-1]["seconds"]) if self.log.found else 0.0
         self.writer: SummaryWriter | None = None
         if tensorboard:
             self.writer = summary_writer()(str(workdir / "tensorboard" / name), purge_step=step + 1)
 
     def write(self, step: int, loss: float, *, seconds: float, steps_per_second: float) -> None:
         """Add a line. `seconds` are those of this run."""
-        line = {
-            "step": step,
-            "loss": loss,
-            "seconds": round(self.seconds_before + seconds, 3),
-            "steps_per_second": round(steps_per_second, 3),
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.log.write(
+            step,
+            loss=loss,
+            seconds=round(self.seconds_before + seconds, 3),
+            steps_per_second=round(steps_per_second, 3),
+        )
         if self.writer is not None:
             self.writer.add_scalar("loss", loss, step)
             self.writer.add_scalar("steps per second", steps_per_second, step)
@@ -78,16 +74,3 @@ def summary_writer() -> "type[SummaryWriter]":
     with needs_extra("tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
     return SummaryWriter
-
-
-def _cut_after(path: Path, step: int) -> float:
-    """Remove the lines after `step` from a log, and one that a kill has cut; the seconds of the last one left."""
-    if not path.is_file():
-        return 0.0
-    length, seconds = 0, 0.0
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or (content := json.loads(line))["step"] > step:
-            break
-        length, seconds = length + len(line), float(content["seconds"])
-    os.truncate(path, length)
-    return seconds

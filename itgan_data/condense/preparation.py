@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import draws
 from ..files import fingerprint
 from ..images import LabeledImages
 from .config import CondenserConfig
+from .selection import indices_by_class, select_random
 
-_CHOICE = 12  # stream of `draws` that chooses the real images
 # A run may be prolonged, saved and looked at more or less often, in other pieces; its steps stay the same.
 MAY_DIFFER = ("steps", "checkpoint_minutes", "log_steps", "preview_steps", "tensorboard", "chunk_size")
 # What the start does not depend on: matching can be tried with other values in the same workdir, its groups removed.
@@ -84,38 +83,14 @@ def check_fit(real_images: LabeledImages, generator: nn.Module, config: Condense
         )
 
 
-def indices_by_class(real_images: LabeledImages) -> list[torch.Tensor]:
-    """The places of each class's images.
+def choose(real_images: LabeledImages, images_per_class: int | None, seed: int) -> torch.Tensor:
+    """`[num_classes, images_per_class]` random real images; None takes as many as the smallest class has.
 
     Raises:
-        ValueError: a class without images.
+        ValueError: a class has fewer, or none.
     """
-    indices = [(real_images.labels == label).nonzero().squeeze(1).cpu() for label in range(real_images.num_classes)]
-    for name, places in zip(real_images.class_names, indices, strict=True):
-        if len(places) == 0:
-            raise ValueError(f"class {name!r} has no images; expected at least one for each of the classes")
-    return indices
-
-
-def choose(by_class: list[torch.Tensor], images_per_class: int | None, seed: int) -> torch.Tensor:
-    """`[num_classes, images_per_class]` real images drawn without replacement.
-
-    Raises:
-        ValueError: a class has fewer.
-    """
-    smallest = min(len(indices) for indices in by_class)
-    count = images_per_class or smallest
-    if count > smallest:
-        label = min(range(len(by_class)), key=lambda label: len(by_class[label]))
-        raise ValueError(
-            f"class {label} has {smallest} images, fewer than images_per_class={count}; lower images_per_class"
-        )
-    return torch.stack(
-        [
-            indices[draws.permutation(seed, label, len(indices), stream=_CHOICE)[:count]]
-            for label, indices in enumerate(by_class)
-        ]
-    )
+    count = images_per_class or min(len(places) for places in indices_by_class(real_images))
+    return select_random(real_images, count, seed=seed).view(real_images.num_classes, count)
 
 
 def units_of(config: CondenserConfig, num_classes: int, count: int) -> list[Unit]:

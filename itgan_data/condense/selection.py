@@ -21,13 +21,34 @@ _CHOICE = 12  # streams of `draws`
 _TIES = 14
 
 
+def indices_by_class(real_images: LabeledImages, images_per_class: int = 1) -> list[torch.Tensor]:
+    """The places, on the CPU, of each class's images.
+
+    Raises:
+        ValueError: `images_per_class` is not positive, or a class has fewer images.
+    """
+    if images_per_class < 1:
+        raise ValueError(f"images_per_class must be at least 1, got {images_per_class}")
+    labels = real_images.labels.cpu()
+    by_class = [(labels == label).nonzero()[:, 0] for label in range(real_images.num_classes)]
+    for name, rows in zip(real_images.class_names, by_class, strict=True):
+        if len(rows) == 0:
+            raise ValueError(f"class {name!r} has no images; expected at least one for each of the classes")
+        if len(rows) < images_per_class:
+            raise ValueError(
+                f"class {name!r} has {len(rows)} images, fewer than images_per_class={images_per_class}; "
+                "lower images_per_class"
+            )
+    return by_class
+
+
 def select_random(real_images: LabeledImages, images_per_class: int, *, seed: int) -> torch.Tensor:
     """Images of each class drawn without replacement.
 
     Raises:
         ValueError: `images_per_class` is not positive, or a class has fewer images.
     """
-    by_class = _indices_by_class(real_images, images_per_class)
+    by_class = indices_by_class(real_images, images_per_class)
     orders = [draws.permutation(seed, label, len(rows), stream=_CHOICE) for label, rows in enumerate(by_class)]
     return torch.cat([rows[order[:images_per_class]] for rows, order in zip(by_class, orders, strict=True)])
 
@@ -55,7 +76,7 @@ def select_herding(real_images: LabeledImages, images_per_class: int, *, embeddi
         raise ValueError(f"embeddings must be [{len(real_images)}, dim], got {list(embeddings.shape)}")
     if not embeddings.isfinite().all():
         raise ValueError("embeddings must be finite, got NaN or infinity; train their network with a lower lr")
-    by_class = _indices_by_class(real_images, images_per_class)
+    by_class = indices_by_class(real_images, images_per_class)
     return torch.cat([rows[_herd(embeddings[rows], images_per_class)] for rows in by_class])
 
 
@@ -104,7 +125,7 @@ def select_forgetting(
     """
     if events.shape != (len(real_images),):
         raise ValueError(f"events must be [{len(real_images)}], one count an image, got {list(events.shape)}")
-    by_class = _indices_by_class(real_images, images_per_class)
+    by_class = indices_by_class(real_images, images_per_class)
     ties = draws.uniform(seed, 0, torch.arange(len(real_images)), 1, stream=_TIES)[:, 0]
     chosen = []
     for rows in by_class:
@@ -186,22 +207,3 @@ class ForgettingCounter:
         """
         never_learnt = ~self._learnt & (self._shown > 0)
         return torch.where(never_learnt, self._shown.max(), self._events)
-
-
-def _indices_by_class(real_images: LabeledImages, images_per_class: int) -> list[torch.Tensor]:
-    """The places, on the CPU, of each class's images.
-
-    Raises:
-        ValueError: `images_per_class` is not positive, or a class has fewer images.
-    """
-    if images_per_class < 1:
-        raise ValueError(f"images_per_class must be at least 1, got {images_per_class}")
-    labels = real_images.labels.cpu()
-    by_class = [(labels == label).nonzero()[:, 0] for label in range(real_images.num_classes)]
-    for name, rows in zip(real_images.class_names, by_class, strict=True):
-        if len(rows) < images_per_class:
-            raise ValueError(
-                f"class {name!r} has {len(rows)} images, fewer than images_per_class={images_per_class}; "
-                "lower images_per_class"
-            )
-    return by_class

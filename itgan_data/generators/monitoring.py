@@ -1,9 +1,7 @@
-"""How a training goes: a log of losses and distances, the best moving average so far, and whether it has collapsed."""
+"""How a training goes: distances to the real images, the best moving average so far, and whether it has collapsed."""
 
-import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +13,7 @@ from ..checkpoint import load_checkpoint, save_checkpoint
 from ..features import FeatureNetwork
 from ..images import signed_to_uint8
 from ..metrics import frechet_distance
+from ..step_log import StepLog
 from .batches import Batches
 from .biggan import BigGAN
 from .config import MAY_DIFFER, GeneratorTrainerConfig
@@ -23,34 +22,6 @@ from .inference import fold, save_generator
 _GENERATE = 250  # images at a time
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingLog:
-    """A file of JSON lines, each with the `step` it was written at.
-
-    Opened by a run that goes on from a checkpoint, it loses the lines after it, so that no step is there twice.
-
-    Args:
-        path: of the file; made when there is a line.
-        step: how far the run is.
-    """
-
-    def __init__(self, path: Path, *, step: int) -> None:
-        self.path = path
-        self.found: list[dict[str, Any]] = []
-        length = 0
-        for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
-            if not line.endswith(b"\n") or (content := json.loads(line))["step"] > step:  # cut by a kill, or not saved
-                os.truncate(path, length)
-                break
-            self.found.append(content)
-            length += len(line)
-
-    def write(self, step: int, **values: object) -> None:
-        """Add a line of JSON values."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
 
 
 class Monitor:
@@ -78,7 +49,7 @@ class Monitor:
         *,
         workdir: Path,
         work: Mapping[str, Any],
-        log: TrainingLog,
+        log: StepLog,
     ) -> None:
         self.network = network
         self.batches = batches

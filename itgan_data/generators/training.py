@@ -21,12 +21,13 @@ from ..files import fingerprint, write_atomically
 from ..images import image_grid, load_images, signed_to_unit
 from ..keeping import Budget, Keeper, interrupt_held
 from ..precision import autocast
+from ..step_log import StepLog
 from .batches import Batches
 from .biggan import BigGAN
 from .config import MAY_DIFFER, GeneratorTrainerConfig, determining
 from .discriminator import discriminator_hinge, generator_hinge
 from .inference import fold, save_generator
-from .monitoring import Monitor, TrainingLog
+from .monitoring import Monitor
 from .ranks import Ranks
 from .training_state import TrainingState, tensors_of
 
@@ -104,10 +105,10 @@ class GeneratorTrainer:
         self.step = self._resume()
         self._generator = self.ranks.replicated(self.state.generator)
         self._discriminator = self.ranks.replicated(self.state.discriminator)
-        self.log: TrainingLog | None = None
+        self.log: StepLog | None = None
         self.monitor: Monitor | None = None
         if self.ranks.leads:
-            self.log = TrainingLog(self.workdir / "log.jsonl", step=self.step)
+            self.log = StepLog(self.workdir / "log.jsonl", step=self.step)
             if feature_network is not None:
                 self.monitor = Monitor(
                     feature_network, self.batches, config, workdir=self.workdir, work=self._work, log=self.log

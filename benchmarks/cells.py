@@ -42,6 +42,10 @@ class Scale:
     """Learning rates to choose from."""
     weights: tuple[float, ...]
     """Positive lambdas to choose from."""
+    parts: tuple[int, ...] = (1, 2, 4, 5)
+    """Numbers of groups in Table 5, some of the paper's."""
+    lambdas: tuple[float, ...] = (0.0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    """Those of Table 6, some of the paper's."""
 
 
 def cell_name(config: CondenserConfig) -> str:

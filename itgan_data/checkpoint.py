@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .files import fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_json
+from .files import differences, fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_json
 
 MANIFEST = "checkpoint.json"
 PIECE_BYTES = 15 << 20  # below the 16 MB that many stores and transfers take as the limit of one file
@@ -87,7 +87,7 @@ def load_checkpoint(
     if not (folder / MANIFEST).is_file():
         return None
     manifest = read_json(folder / MANIFEST)
-    for field, stored, wanted in _differences(manifest["config"], json.loads(json.dumps(config))):
+    for field, stored, wanted in differences(manifest["config"], json.loads(json.dumps(config))):
         if field not in may_differ:
             raise ValueError(
                 f"{folder} holds work with {field}={stored!r}, not {wanted!r}; "
@@ -119,15 +119,3 @@ def _pieces(tensors: Mapping[str, torch.Tensor], limit: int) -> Iterator[dict[st
             piece[f"{name}:{number:05d}"] = chunk.clone()
             room -= size
     yield piece
-
-
-def _differences(
-    stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """`(dotted field, stored value, wanted value)` wherever two JSON objects differ."""
-    for name in sorted(stored.keys() | wanted.keys()):
-        left, right = stored.get(name), wanted.get(name)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            yield from _differences(left, right, f"{prefix}{name}.")
-        elif left != right:
-            yield prefix + name, left, right

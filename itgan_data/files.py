@@ -118,6 +118,18 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def differences(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """`(dotted field, stored value, wanted value)` wherever two JSON objects differ."""
+    for name in sorted(stored.keys() | wanted.keys()):
+        left, right = stored.get(name), wanted.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            yield from differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            yield prefix + name, left, right
+
+
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a safetensors file, atomically. Equal tensors give equal bytes (no metadata is stored)."""
     with write_atomically(path) as temporary:

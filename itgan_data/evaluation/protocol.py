@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..draws import make_rng
-from ..files import read_json, write_json
+from ..files import differences, read_json, write_json
 from ..images import LabeledImages, Normalization, load_images
 from ..networks import NETWORKS, create_network
 from ..recipes import ImageSource, Recipe, accuracy, train_classifier
@@ -240,7 +240,7 @@ class Results:
             return
         stored = read_json(self.path)
         if stored.get("settings") != self.settings:
-            differing = sorted(_differences(stored.get("settings", {}), self.settings))
+            differing = [field for field, *_ in differences(stored.get("settings", {}), self.settings)]
             raise ValueError(
                 f"{self.path} holds results of other settings ({', '.join(differing)} differ); "
                 "choose another file or remove it"
@@ -285,7 +285,3 @@ class Results:
             images = "fresh" if row["key"]["num_images"] is None else f"{row['key']['num_images']:,}"
             lines.append(f"| {name} | {images} | {row['key']['num_bytes']:,} | {summary} | {summary.num_seeds} |")
         return "\n".join(lines) + "\n"
-
-
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
-    return {name for name in {*one, *other} if one.get(name) != other.get(name)}

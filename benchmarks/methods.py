@@ -108,10 +108,10 @@ TINY = Scale(
     flips=False,
 )
 # Two cores, an hour. Gradient matching cannot compile its networks, and bfloat16 pays on the CPU only where it can.
-GRADIENT = {"steps": 60, "precision": "float32", "compile": False}
+GRADIENT = {"steps": 40, "real_batch_size": 32, "precision": "float32", "compile": False}
 LOOPS = {**GRADIENT, "networks": FreshNetworks(outer_steps=10, inner_epochs=10)}
 CPU = Scale(
-    recipe=replace(fast_recipe(400, 64), precision="bfloat16", compile=True),
+    recipe=replace(fast_recipe(200, 64), precision="bfloat16", compile=True),
     common={
         "real_batch_size": 64,
         "pool": PoolConfig(num_networks=2, steps=600, precision="bfloat16", compile=True),

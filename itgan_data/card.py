@@ -16,8 +16,8 @@ _USE = """## Use it
 from torch.utils.data import DataLoader
 
 from itgan_data import SyntheticDataset, load_bundle
-
-bundle = load_bundle({source})
+{imports}
+bundle = load_bundle({source}{trust})
 dataset = SyntheticDataset(bundle.generator, bundle.latents, classes=bundle.class_names)
 for images, labels in DataLoader(dataset, batch_size=128, shuffle=True):  # float32 in [0, 1], int64
     inputs = bundle.normalization.standardize(images)  # for a classifier
@@ -48,7 +48,7 @@ def card(
         f"A generator and {latents['count']} latents of width {latents['dim']} that stand in for the training set: "
         f"{len(config['class_names'])} classes, images {shape}.",
         f"![a row of images for each class]({preview})" if preview else "",
-        _USE.format(source=json.dumps(source)),
+        _use(config["generator"]["architecture"], source),
         _results(config["metrics"]),
         _storage(config, sizes),
         f"## How it was made\n\n```json\n{json.dumps(config['training'], indent=2)}\n```",
@@ -77,6 +77,14 @@ def _metadata(config: Mapping[str, Any], source: str) -> str:
         }
         lines.append(f"model-index: {json.dumps([{'name': source, 'results': [result]}])}")
     return "\n".join(["---", *lines, "---"])
+
+
+def _use(architecture: str, source: str) -> str:
+    """How to load it; a class that is not of this package has to be trusted."""
+    module, _, name = architecture.partition(":")
+    imports = f"from {module} import {name.partition('.')[0]}  # its code is not in the bundle: read it first\n"
+    trust = f", trust={name}"
+    return _USE.format(source=json.dumps(source), imports=imports if name else "", trust=trust if name else "")
 
 
 def _results(metrics: Mapping[str, Any]) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from .bundle import Bundle, load_bundle
+from .bundle_reading import Bundle, load_bundle
 from .dataset import SyntheticDataset
 from .generated import Cache
+from .generators.trusted import Trust
 
 
 class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvision has no types
@@ -23,6 +24,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         download: let torchvision fetch the real data for `train=False`; no effect for `train=True`.
         source: a bundle's folder or "org/name[@revision]" on the Hub; by default the one in the package.
         revision: a branch, tag or commit id, for a source on the Hub.
+        trust: the class of a generator that is not of this package, as in `load_bundle`.
         batch_transform, device, cache, dtype: see `SyntheticDataset`; all but the first are for `train=True`.
 
     Raises:
@@ -43,6 +45,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         *,
         source: str | os.PathLike[str] | None = None,
         revision: str | None = None,
+        trust: Trust = (),
         batch_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         device: str | torch.device | None = None,
         cache: Cache = "auto",
@@ -54,7 +57,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
             CIFAR10.__init__(self, root, False, transform, target_transform, download)  # assigns `data`
             self._init_batches(batch_transform)
             return
-        bundle = self._load(source, revision)
+        bundle = self._load(source, revision, trust)
         SyntheticDataset.__init__(
             self,
             bundle.generator,
@@ -70,10 +73,10 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         self.root = str(Path(root).expanduser()) if isinstance(root, str) else root
         self.train = True
 
-    def _load(self, source: str | os.PathLike[str] | None, revision: str | None) -> Bundle:
-        bundle = load_bundle(source, revision)
+    def _load(self, source: str | os.PathLike[str] | None, revision: str | None, trust: Trust) -> Bundle:
+        bundle = load_bundle(source, revision, trust=trust)
         expected = (self._num_classes, (3, 32, 32))
-        if (got := (bundle.generator.num_classes, bundle.generator.image_shape)) != expected:
+        if (got := (bundle.generator.num_classes, tuple(bundle.generator.image_shape))) != expected:
             raise ValueError(
                 f"{type(self).__name__} needs a bundle of {expected[0]} classes and images {expected[1]}, "
                 f"{bundle.path} has {got[0]} and {got[1]}; SyntheticDataset takes any"
@@ -86,7 +89,7 @@ class ITGANCIFAR100(ITGANCIFAR10, CIFAR100):  # type: ignore[misc]  # torchvisio
 
     _num_classes = 100
 
-    def _load(self, source: str | os.PathLike[str] | None, revision: str | None) -> Bundle:
+    def _load(self, source: str | os.PathLike[str] | None, revision: str | None, trust: Trust) -> Bundle:
         if source is None:
             raise ValueError("the package has no CIFAR-100 bundle; pass source=, a folder or org/name on the Hub")
-        return super()._load(source, revision)
+        return super()._load(source, revision, trust)

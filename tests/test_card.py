@@ -15,6 +15,7 @@ CONFIG: dict[str, Any] = {
     "dataset": "cifar10",
     "class_names": ["cat", "dog"],
     "method": "IT-GAN",
+    "generator": {"architecture": "biggan", "arguments": {}},
     "image": {"shape": [3, 32, 32], "range": "signed"},
     "latents": {"count": 7, "dim": 16, "dtype": "float16"},
     "training": {"condenser": {"seed": 3}, "real_images": {"count": 50_000}, "environment": {"torch": "2.15.0"}},

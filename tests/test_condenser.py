@@ -468,6 +468,20 @@ class TestBadInput:
         with pytest.raises(ValueError, match="the data set has 4 classes and the generator 3; use a generator"):
             make_condenser(tiny_generator, more, tmp_path)
 
+    @pytest.mark.parametrize(
+        ("factor", "message"),
+        [(0.0, "makes the same image whatever its latents are"), (torch.nan, "makes images with NaN or infinity")],
+        ids=["constant", "nan"],
+    )
+    def test_a_generator_of_no_use_before_any_image_is_read(
+        self, tmp_path: Path, tiny_generator: nn.Module, factor: float, message: str
+    ) -> None:
+        tiny_generator.load_state_dict({name: factor * tensor for name, tensor in tiny_generator.state_dict().items()})
+        unread: Any = range(30)  # holds no images
+        with pytest.raises(ValueError, match=f"TinyGenerator {message}"):
+            make_condenser(tiny_generator, unread, tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
     def test_another_image_size(
         self, tmp_path: Path, tiny_generator: nn.Module, bright_and_dark: LabeledImages
     ) -> None:

@@ -1,17 +1,27 @@
-"""The training scripts of `examples/`: that the import line alone makes them ours."""
+"""The scripts of `examples/`; of those that train, that the import line alone makes them ours."""
 
 import ast
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
 from conftest import ROOT, load_script, write_bundle, write_cifar10
 
-from itgan_data import ITGANCIFAR10
+from itgan_data import (
+    ITGANCIFAR10,
+    BigGANConfig,
+    GeneratorTrainerConfig,
+    InversionConfig,
+    PoolConfig,
+    fast_recipe,
+    load_bundle,
+)
 from itgan_data.images import CIFAR10 as INFO
 from itgan_data.images import load_images
 
@@ -124,6 +134,48 @@ def test_the_scripts_differ_in_their_loops_only() -> None:
     first, *others = map(shared, SCRIPTS)
     assert len(first) == 5
     assert others == [first, first]
+
+
+def test_a_generator_of_ones_own_is_made_condensed_and_loaded_from_its_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load_script("examples/bring_your_own.py")
+    smaller = {
+        "GAN": GeneratorTrainerConfig(
+            generator=BigGANConfig(latent_dim=8, channels=(8, 8, 8, 8)),
+            discriminator_channels=8,
+            batch_size=4,
+            steps=2,
+            precision="float32",
+        ),
+        "AUTO_ENCODER": SimpleNamespace(**vars(script.AUTO_ENCODER) | {"steps": 2, "batch_size": 4}),
+        "CONDENSER": replace(
+            script.CONDENSER,
+            steps=2,
+            real_batch_size=4,
+            inversion=InversionConfig(encoder_steps=2, encoder_batch_size=4, steps=2),
+            pool=PoolConfig(num_networks=1, width=8, steps=2, batch_size=8, snapshots=1),
+        ),
+        "RECIPE": fast_recipe(2, 8, flip=False),
+        "WIDTH": 8,
+        "SEEDS": (0,),
+    }
+    for name, value in smaller.items():
+        assert type(getattr(script, name)) is type(value)
+        monkeypatch.setattr(script, name, value)
+    first, again = (CliRunner().invoke(script.main, ["--workdir", str(tmp_path)]) for _ in range(2))
+    assert first.exit_code == 0, first.output
+    *rows, seconds, last = first.stdout.splitlines()
+    assert len(rows) == 8
+    assert all(re.fullmatch(r"[\w, -]{25} +\d+ images  \d+\.\d\d %", row) for row in rows)
+    assert re.fullmatch(r"\d+ s in all", seconds)
+    assert re.fullmatch(r"real test accuracy \d+\.\d\d%", last)
+    assert again.stdout.splitlines()[:8] == rows
+    bundle = load_bundle(tmp_path / "bundle", trust=script.Decoder)
+    assert bundle.config["generator"] == {
+        "architecture": "bring_your_own:Decoder",
+        "arguments": script.Decoder().arguments,
+    }
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..augmentation import DSA, Compose
+from ..generator_contract import probe_images
 from ..images import load_images
 from ..keeping import Budget, Keeper, OutOfTimeError, saved_step
 from ..latents import LatentSet
@@ -66,7 +67,8 @@ class Condenser:
         device: by default CUDA where there is one.
 
     Raises:
-        ValueError: images or classes that do not fit the generator, or too few images in a class.
+        ValueError: a generator whose images are not finite or do not depend on its latents, images or classes that do
+            not fit it, or too few images in a class.
         RuntimeError: `tensorboard` without TensorBoard.
     """
 
@@ -82,6 +84,7 @@ class Condenser:
         self.config = config
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.generator = frozen(generator, self.device)
+        probe_images(self.generator)
         real_images = load_images(real_dataset, image_shape=tuple(generator.image_shape))  # type: ignore[arg-type]
         check_fit(real_images, generator, config)
         self.by_class = indices_by_class(real_images)

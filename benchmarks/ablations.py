@@ -12,7 +12,6 @@ at the same time may share WORKDIR once it holds its start, if they are given di
 """
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import click
 import torch
 from cells import Lab, Scale, cell_name, tune, tune_rate
-from setting import hold_out, one_line_errors, open_setting
+from setting import hold_out, one_line_errors, open_setting, verdict
 
 from itgan_data.condense.condenser import OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
@@ -65,7 +64,6 @@ CPU = Scale(
         compile=True,
         checkpoint_minutes=1.0,
     ),
-    gradient={"precision": "float32"},  # bfloat16 pays on the CPU only where networks are compiled
     recipe=replace(fast_recipe(250, 64), precision="bfloat16", compile=True),
     seeds=3,
     judging_seeds=2,
@@ -124,9 +122,8 @@ def table_4(lab: Lab) -> Table:
     }
     lines, orders = [], []
     for objective, row in numbers.items():
-        changes = lab.scale.gradient if objective == "gradient" else {}
         for rate, number in zip(rates, row, strict=True):
-            config = lab.cell(lab.scale.few, objective=objective, lr_latents=rate, **changes)
+            config = lab.cell(lab.scale.few, objective=objective, lr_latents=rate)
             lines.append(Line(label=f"{objective}, {rate:g}", config=config, paper=paper(number)))
         orders += [(f"{objective}, {low}", f"{objective}, {high}") for low, high in (("0.01", "0.1"), ("0.1", "1"))]
     orders += [("distribution, 0.01", "distribution, 0.001"), ("gradient, 0.001", "gradient, 0.01")]
@@ -206,16 +203,6 @@ def paper(number: str) -> Summary:
     """Mean and standard deviation in percent, as the paper prints them."""
     mean, std = (float(part) / 100 for part in number.split())
     return Summary(mean=mean, std=std, num_seeds=PAPER_RUNS)
-
-
-def verdict(better: Summary | None, worse: Summary | None) -> str:
-    """Whether one is better than the other by more than the spread of the two."""
-    if better is None or worse is None or better.std is None or worse.std is None:
-        return "-"
-    difference, spread = better.mean - worse.mean, math.hypot(better.std, worse.std)
-    if abs(difference) <= spread:
-        return "within the spread"
-    return "holds" if difference > 0 else "reversed"
 
 
 def report(table: Table, lab: Lab) -> str:

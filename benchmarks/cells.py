@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,6 @@ class Scale:
     """Latents a class in Tables 5 and 6; 500 in the paper."""
     base: CondenserConfig
     """What cells have in common: random networks, all latents together, lambda 0."""
-    gradient: dict[str, Any] = field(default_factory=dict)
-    """What gradient matching changes of it."""
     recipe: Recipe
     """What cells are judged by."""
     seeds: int
@@ -100,7 +98,6 @@ class Lab:
         self.pool_folder = workdir / "pool"
         settings = {
             "condenser": asdict(self.base),
-            "gradient": scale.gradient,
             "network": setting.network,
             "recipe": setting.recipe.to_json(),
             "generator": generator_checksum(setting.bundle),

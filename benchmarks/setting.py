@@ -1,5 +1,6 @@
 """What the accuracy benchmarks share: a bundle, real images, one recipe, and how a training set is judged by it."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from tqdm import tqdm
 from itgan_data.bundle import Bundle, load_bundle
 from itgan_data.dataset import SyntheticDataset
 from itgan_data.draws import make_rng
-from itgan_data.evaluation.protocol import SeedResult, evaluate
+from itgan_data.evaluation.protocol import NetworkFactory, SeedResult, Summary, evaluate
 from itgan_data.generators.inference import WEIGHTS_FILE
-from itgan_data.images import LabeledImages, load_images, open_dataset
+from itgan_data.images import LabeledImages, Normalization, load_images, open_dataset
 from itgan_data.latents import LatentSource
 from itgan_data.recipes import ImageSource, Recipe
 
@@ -34,19 +35,17 @@ class Setting:
     seeds: tuple[int, ...]
 
     def run(self, source: ImageSource, test: LabeledImages, seed: int, title: str) -> SeedResult:
-        """Train and test one network, behind a progress bar."""
-        with training_bar(f"{title}, seed {seed}", self.recipe.steps) as progress:
-            (result,) = evaluate(
-                source,
-                test,
-                self.network,
-                self.recipe,
-                seeds=[seed],
-                normalization=self.bundle.normalization,
-                device=self.device,
-                progress=progress,
-            )
-        return result
+        """Train and test one network."""
+        return train_and_test(
+            source,
+            test,
+            self.network,
+            self.recipe,
+            seed=seed,
+            normalization=self.bundle.normalization,
+            device=self.device,
+            title=f"{title}, seed {seed}",
+        )
 
     def synthetic(self, latents: LatentSource) -> SyntheticDataset:
         """The bundle's generator at some latents, computing in the recipe's precision."""
@@ -65,6 +64,42 @@ def training_bar(title: str, steps: int) -> Iterator[Callable[[int, torch.Tensor
                 bar.set_postfix(loss=f"{float(loss):.3f}")
 
         yield progress
+
+
+def train_and_test(
+    source: ImageSource,
+    test: LabeledImages,
+    network: str | NetworkFactory,
+    recipe: Recipe,
+    *,
+    seed: int,
+    normalization: Normalization,
+    device: str,
+    title: str,
+) -> SeedResult:
+    """Train and test one network, behind a progress bar."""
+    with training_bar(title, recipe.steps) as progress:
+        (result,) = evaluate(
+            source,
+            test,
+            network,
+            recipe,
+            seeds=[seed],
+            normalization=normalization,
+            device=device,
+            progress=progress,
+        )
+    return result
+
+
+def verdict(better: Summary | None, worse: Summary | None) -> str:
+    """Whether one is better than the other by more than the spread of the two."""
+    if better is None or worse is None or better.std is None or worse.std is None:
+        return "-"
+    difference, spread = better.mean - worse.mean, math.hypot(better.std, worse.std)
+    if abs(difference) <= spread:
+        return "within the spread"
+    return "holds" if difference > 0 else "reversed"
 
 
 def open_setting(data: str, bundle: Path | None, *, network: str, recipe: Recipe, device: str, seeds: int) -> Setting:

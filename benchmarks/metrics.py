@@ -8,76 +8,33 @@ learned latents, fresh samples of its generator, and real test images, which sho
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 
 from itgan_data.bundle import load_bundle
-from itgan_data.condense.embedding import EmbeddingPool, PoolConfig, build_pool
+from itgan_data.condense.embedding import PoolConfig, build_pool
 from itgan_data.dataset import SyntheticDataset
-from itgan_data.draws import permutation
 from itgan_data.evaluation.plots import plot_features, plot_neighbors, plot_preview
 from itgan_data.evaluation.protocol import environment
+from itgan_data.evaluation.quality import Judge, equal_shares, measure_images, metrics_table
 from itgan_data.features import FeatureNetwork, inception
 from itgan_data.files import write_json
 from itgan_data.fresh_latents import RandomLatents
 from itgan_data.images import CIFAR10, LabeledImages, load_images, open_dataset
-from itgan_data.latents import LatentSet
-from itgan_data.metrics import compare_features, ms_ssim, nearest_neighbors
-from itgan_data.recipes import accuracy
+from itgan_data.latents import LatentSource
+from itgan_data.metrics import nearest_neighbors
 
 POOL = PoolConfig(num_networks=1, steps=1200, precision="bfloat16", compile=True)  # the first network of the release
 MAP_IMAGES = 100  # a class, in the t-SNE map
 
 
-def balanced(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
-    """Indices of `per_class` random samples of each class, class after class."""
-    order = permutation(seed, 0, len(labels))
-    shares = [order[labels[order] == label][:per_class] for label in range(int(labels.max()) + 1)]
-    if min(len(share) for share in shares) < per_class:
-        raise click.ClickException(f"a class has fewer than {per_class} images; ask for fewer with --per-class")
-    return torch.cat(shares)
-
-
-def convnet_features(pool: EmbeddingPool) -> FeatureNetwork:
+def trained_judge(real: LabeledImages, workdir: Path) -> Judge:
+    """The first network of the release's pool, trained here if it is not there."""
+    pool = build_pool(real, POOL, normalization=CIFAR10.normalization, seed=0, workdir=workdir)
     pool.load_best()
     name = f"ConvNet of {100 * max(pool.accuracies):.1f}%"
-    return FeatureNetwork(name, lambda unit: pool.network.embed(CIFAR10.normalization.standardize(unit)))
-
-
-def measure(
-    images: LabeledImages,
-    distances: torch.Tensor,
-    real_features: torch.Tensor,
-    features: FeatureNetwork,
-    pool: EmbeddingPool,
-) -> dict[str, Any]:
-    """One row: a set, its distances to the nearest of all real training images, and the features of some of those."""
-    compared = compare_features(real_features, features.features(images.images), network=features.name)
-    similarity = ms_ssim(images.images, images.labels)
-    return {
-        **asdict(compared),
-        "ms_ssim": float(similarity.mean()),
-        "ms_ssim_std_over_classes": float(similarity.std()),
-        "agreement": accuracy(pool.network, images, CIFAR10.normalization),
-        "nearest_real_median": float(distances.median()),
-        "nearest_real_minimum": float(distances.min()),
-    }
-
-
-def table(rows: dict[str, dict[str, Any]], network: str) -> str:
-    lines = [
-        f"| set | Fréchet distance ({network}) | precision | recall | MS-SSIM x100 | agreement (%) | nearest real |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {name} | {row['frechet_distance']:.2f} | {row['precision']:.3f} | {row['recall']:.3f} "
-        f"| {100 * row['ms_ssim']:.1f} ± {100 * row['ms_ssim_std_over_classes']:.1f} | {100 * row['agreement']:.1f} "
-        f"| {row['nearest_real_median']:.0f} |"
-        for name, row in rows.items()
-    ]
-    return "\n".join(lines)
+    return Judge(name=name, network=pool.network, normalization=CIFAR10.normalization)
 
 
 @click.command(help=__doc__)
@@ -105,50 +62,49 @@ def main(
         torch.set_num_threads(threads)
     loaded = load_bundle(bundle)
     all_real = load_images(open_dataset(data, "train"))
-    networks = build_pool(all_real, POOL, normalization=CIFAR10.normalization, seed=0, workdir=pool)
-    convnet = convnet_features(networks)
-    features = inception(weights) if weights is not None else convnet
+    judge = trained_judge(all_real, pool)
+    features = inception(weights) if weights is not None else judge.features
 
-    def choose(images: LabeledImages) -> LabeledImages:
-        return images.select(balanced(images.labels, per_class, seed))
+    def generate(latents: LatentSource) -> LabeledImages:
+        dataset = SyntheticDataset(loaded.generator, latents, classes=loaded.class_names)
+        return equal_shares(dataset, per_class, seed=seed)
 
-    def generate(latents: LatentSet | RandomLatents) -> LabeledImages:
-        return choose(load_images(SyntheticDataset(loaded.generator, latents, classes=loaded.class_names)))
-
-    real = choose(all_real)
-    total = per_class * loaded.generator.num_classes
-    fresh = RandomLatents(total, loaded.generator.latent_dim, loaded.generator.num_classes, seed=seed)
+    real = equal_shares(all_real, per_class, seed=seed)
+    fresh = RandomLatents(len(real), loaded.generator.latent_dim, loaded.generator.num_classes, seed=seed)
     sets = {
         "learned latents": generate(loaded.latents),
         "fresh samples": generate(fresh),
-        "real test images": choose(load_images(open_dataset(data, "test"))),
+        "real test images": equal_shares(open_dataset(data, "test"), per_class, seed=seed),
     }
     real_features = features.features(real.images)
     nearest = {name: nearest_neighbors(images.images, all_real.images) for name, images in sets.items()}
-    rows = {name: measure(images, nearest[name][0], real_features, features, networks) for name, images in sets.items()}
-    click.echo(table(rows, features.name))
+    rows = {
+        name: measure_images(images, nearest[name][0], real_features, features=features, judge=judge)
+        for name, images in sets.items()
+    }
+    click.echo(metrics_table(rows))
     settings = {"per_class": per_class, "seed": seed, "pool": asdict(POOL), "dataset": loaded.config["dataset"]}
-    write_json(out, {"settings": settings, "environment": environment(), "rows": rows})
+    measured = {name: asdict(row) for name, row in rows.items()}
+    write_json(out, {"settings": settings, "environment": environment(), "rows": measured})
     if pictures is not None:
         for name, images in sets.items():
             distances, indices = nearest[name]
             stem = str(pictures / name.replace(" ", "-"))
             plot_preview(f"{stem}.png", images.images, images.labels, images.class_names, title=name)
             plot_neighbors(f"{stem}-neighbors.png", images.images, all_real.images[indices], distances)
-            draw_map(f"{stem}-features.png", real, real_features, images, features)
+            draw_map(f"{stem}-features.png", real, images, features)
 
 
-def draw_map(
-    path: str, real: LabeledImages, real_features: torch.Tensor, images: LabeledImages, features: FeatureNetwork
-) -> None:
+def draw_map(path: str, real: LabeledImages, images: LabeledImages, features: FeatureNetwork) -> None:
     """Up to `MAP_IMAGES` a class of the real images beside as many of a set of the same size."""
-    chosen = balanced(real.labels, min(MAP_IMAGES, len(real) // real.num_classes), seed=0)
+    count = min(MAP_IMAGES, len(real) // real.num_classes)
+    shown, others = equal_shares(real, count), equal_shares(images, count)
     plot_features(
         path,
-        real_features[chosen],
-        real.labels[chosen],
-        features.features(images.images[chosen]),
-        images.labels[chosen],
+        features.features(shown.images),
+        shown.labels,
+        features.features(others.images),
+        others.labels,
         images.class_names,
         network=features.name,
     )

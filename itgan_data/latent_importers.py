@@ -1,6 +1,7 @@
 """Read the latents that other implementations released."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -8,6 +9,7 @@ from .latents import LatentSet
 from .torch_files import read_torch_file
 
 _NAMES = ("z_eff_all", "z_inverse_all")  # IT-GAN's own latents, and those of its inversion
+_MAX_LABEL = 10  # characters of a line
 
 
 def import_latents(path: str | os.PathLike[str], labels: torch.Tensor) -> LatentSet:
@@ -44,6 +46,26 @@ def import_latents(path: str | os.PathLike[str], labels: torch.Tensor) -> Latent
         return LatentSet(latents.float(), labels, source_index=torch.arange(len(latents)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_labels(path: str | os.PathLike[str]) -> torch.Tensor:
+    """Read labels for `import_latents` from a text file: one number a line, in torchvision's train order.
+
+    Returns:
+        int64 `[N]`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not text, or a line holds something else.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file; expected one label a line, such as 6") from error
+    for number, line in enumerate(lines, start=1):
+        if not (line.strip().isdecimal() and len(line) < _MAX_LABEL):
+            raise ValueError(f"line {number} of {path} must be a label, such as 6, got {line!r:.40}")
+    return torch.tensor([int(line) for line in lines], dtype=torch.int64)
 
 
 def _kind(value: object) -> str:

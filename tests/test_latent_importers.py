@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from itgan_data.latent_importers import import_latents
+from itgan_data.latent_importers import import_latents, read_labels
 from itgan_data.latents import LatentSet
 
 LABELS = torch.arange(500) % 10
@@ -79,4 +79,27 @@ def test_other_contents_are_refused_in_one_line(tmp_path: Path, content: object,
     torch.save(content, tmp_path / "latents.pt")
     with pytest.raises(ValueError, match=message) as caught:
         import_latents(tmp_path / "latents.pt", torch.tensor([0, 1]))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_are_read_from_lines_of_text(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("6\n 9 \n10\r\n0")
+    assert read_labels(tmp_path / "labels.txt").tolist() == [6, 9, 10, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"6\n-1\n", "line 2 of .* must be a label, such as 6, got '-1'"),
+        (b"6\n\n9\n", "line 2 of .* got ''"),
+        (b"frog\n", "line 1 of .* got 'frog'"),
+        (b"6.0\n", "line 1 of .* got '6.0'"),
+        (b"9" * 1000, "line 1 of .* got '99999"),
+        (b"\x80\x02}q\x00", "is not a text file"),
+    ],
+)
+def test_other_files_of_labels_are_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_labels(tmp_path / "labels.txt")
     assert "\n" not in str(caught.value)

@@ -7,7 +7,14 @@ import torch
 from PIL import Image
 
 from itgan_data.draws import make_rng
-from itgan_data.evaluation.plots import plot_curves, plot_features, plot_neighbors, plot_preview, plot_weights
+from itgan_data.evaluation.plots import (
+    plot_curves,
+    plot_features,
+    plot_neighbors,
+    plot_preview,
+    plot_training,
+    plot_weights,
+)
 from itgan_data.images import LabeledImages
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
@@ -21,9 +28,14 @@ def draw_curves(path: Path) -> None:
     plot_curves(path, {"one": [(0, 2.0), (5, 1.0)], "two": [(0, 1.0)]}, x_label="step", y_label="loss", log_scale=True)
 
 
+def draw_training(path: Path) -> None:
+    losses = {f"unit {number}": [(0, 2.0 + number), (5, 1.0)] for number in range(21)}
+    plot_training(path, {"loss": losses, "distance": {"ConvNet": [(5, 1.0)]}})
+
+
 def draw_preview(path: Path) -> None:
     images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=make_rng(1))
-    plot_preview(path, images, torch.arange(12) % 2, NAMES, columns=4, title="images")
+    plot_preview(path, images, torch.arange(12) % 2, NAMES, columns=4, title="images", real_images=images.flip(0))
 
 
 def draw_neighbors(path: Path) -> None:
@@ -40,7 +52,7 @@ def draw_weights(path: Path) -> None:
     plot_weights(path, FEATURES, weights, title="red, method A", network="ConvNet", perplexity=5)
 
 
-DRAWINGS = [draw_curves, draw_preview, draw_neighbors, draw_features, draw_weights]
+DRAWINGS = [draw_curves, draw_training, draw_preview, draw_neighbors, draw_features, draw_weights]
 
 
 @pytest.mark.parametrize("draw", DRAWINGS)
@@ -86,6 +98,16 @@ def test_a_preview_shows_the_pixels_of_its_images(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(tmp_path / "preview.png").convert("RGB")).reshape(-1, 3)
     for color in colors.numpy():
         assert (pixels == color).all(axis=1).mean() > 0.05
+
+
+def test_a_preview_shows_real_images_below_their_synthetic_ones(tmp_path: Path) -> None:
+    colors = torch.tensor([[200, 30, 30], [30, 200, 30]], dtype=torch.uint8)
+    images, real = (color.view(1, 3, 1, 1).expand(-1, -1, 8, 8) for color in colors)
+    plot_preview(tmp_path / "pairs.png", images, torch.tensor([0]), NAMES, columns=1, real_images=real)
+    pixels = np.asarray(Image.open(tmp_path / "pairs.png").convert("RGB"))
+    above, below = ((pixels == color).all(axis=2).any(axis=1).nonzero()[0] for color in colors.numpy())
+    assert above.max() < below.min()
+    assert len(above) == len(below)
 
 
 def test_weights_that_are_all_zero_can_be_drawn(tmp_path: Path) -> None:
@@ -142,6 +164,8 @@ def test_images_and_neighbors_that_do_not_fit_and_other_endings_are_refused(
         plot_neighbors(tmp_path / "picture.png", images, images[1:], torch.zeros(len(images)))
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         plot_neighbors(tmp_path / "picture.png", images, images, torch.zeros(len(images)), count=0)
+    with pytest.raises(ValueError, match="expected a real image for each"):
+        plot_preview(tmp_path / "picture.png", images, tiny_images.labels, NAMES, real_images=images[1:])
     with pytest.raises(ValueError, match="columns must be at least 1, got 0"):
         plot_preview(tmp_path / "picture.png", images, tiny_images.labels, NAMES, columns=0)
     with pytest.raises(ValueError, match=r"ends in \.png, got .*picture\.jpg"):

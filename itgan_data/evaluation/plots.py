@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 _DPI = 150
 _PADDING = 2  # px between the images of a grid
 _MARKS = "o^sDvP*X<>"  # another one for every ten classes, as colours repeat then
+_MAX_LEGEND = 20  # more curves than that are not told apart by colour anyway
+
+Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def plot_curves(
     path: str | os.PathLike[str],
-    curves: Mapping[str, Sequence[tuple[float, float]]],
+    curves: Curves,
     *,
     x_label: str,
     y_label: str,
@@ -47,21 +50,31 @@ def plot_curves(
             logarithmic scale).
         RuntimeError: the extra `plots` is not installed.
     """
-    if not curves:
-        raise ValueError("curves is empty; expected at least one")
-    for name, points in curves.items():
-        values = np.asarray(points, dtype=np.float64)
-        if values.ndim != 2 or values.shape[1] != 2 or not np.isfinite(values).all():
-            raise ValueError(f"curve {name!r} must hold points (x, y) of finite values, at least one")
-        if log_scale and values[:, 1].min() <= 0:
-            raise ValueError(f"curve {name!r} goes down to {values[:, 1].min()}, which has no place on a log scale")
+    _check_curves(curves, log_scale)
     figure = _figure(7, 4.5)
     axes = figure.add_subplot()
-    for name, points in curves.items():
-        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 50 else None)
-    axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_scale else "linear")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    _draw_curves(axes, curves, y_label)
+    axes.set(xlabel=x_label, yscale="log" if log_scale else "linear")
+    _save(figure, path)
+
+
+def plot_training(path: str | os.PathLike[str], quantities: Mapping[str, Curves]) -> None:
+    """Draw what a run has logged over its steps, a panel a quantity.
+
+    Args:
+        path: the PNG file.
+        quantities: the curves of each, see `training_log.read_curves`.
+
+    Raises:
+        ValueError, RuntimeError: as of `plot_curves`.
+    """
+    for curves in quantities.values():
+        _check_curves(curves, log_scale=False)
+    figure = _figure(7, 0.5 + 3.5 * len(quantities))
+    panels = figure.subplots(len(quantities), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (quantity, curves) in zip(panels, quantities.items(), strict=True):
+        _draw_curves(axes, curves, quantity)
+    panels[-1].set_xlabel("step")
     _save(figure, path)
 
 
@@ -73,6 +86,7 @@ def plot_preview(
     *,
     columns: int = 10,
     title: str = "",
+    real_images: torch.Tensor | None = None,
 ) -> None:
     """Show the first `columns` images of each class in a row with the class's name.
 
@@ -83,25 +97,30 @@ def plot_preview(
         class_names: a row each, those without images left out.
         columns: images in a full row.
         title: above the grid.
+        real_images: what each image stands for, uint8 `[N, C, H, W]`; shown below it.
 
     Raises:
-        ValueError: no images, or labels that do not fit.
+        ValueError: no images, or labels or real images that do not fit.
         RuntimeError: the extra `plots` is not installed.
     """
     _check_positive(columns=columns)
     _check_classes(images, labels, class_names)
+    if real_images is not None and real_images.shape != images.shape:
+        raise ValueError(f"expected a real image for each, {tuple(images.shape)}, got {tuple(real_images.shape)}")
     present = torch.unique(labels).tolist()
-    grid = torch.full((len(present), columns, *images.shape[1:]), 255, dtype=torch.uint8)
+    sets = [images] if real_images is None else [images, real_images]
+    grid = torch.full((len(present), len(sets), columns, *images.shape[1:]), 255, dtype=torch.uint8)
     for row, label in enumerate(present):
-        members = images[labels == label][:columns]
-        grid[row, : len(members)] = members
+        for place, shown in enumerate(sets):
+            members = shown[labels == label][:columns]
+            grid[row, place, : len(members)] = members
     height, width = images.shape[2:]
-    figure = _figure(1.4 + 0.5 * columns, 0.4 + 0.5 * len(present) * height / width)
+    names = [name for label in present for name in (class_names[label], "real")[: len(sets)]]
+    figure = _figure(1.4 + 0.5 * columns, 0.4 + 0.5 * len(names) * height / width)
     axes = figure.add_subplot()
-    axes.imshow(image_grid(uint8_to_unit(grid.flatten(0, 1)), columns, padding=_PADDING), interpolation="nearest")
-    centers = [_PADDING + height / 2 + row * (height + _PADDING) for row in range(len(present))]
-    axes.set_yticks(centers, [class_names[label] for label in present])
-    axes.set(title=title, ylabel="class")
+    axes.imshow(image_grid(uint8_to_unit(grid.flatten(0, 2)), columns, padding=_PADDING), interpolation="nearest")
+    axes.set_yticks([_PADDING + height / 2 + row * (height + _PADDING) for row in range(len(names))], names)
+    axes.set_title(title)
     _hide_frame(axes)
     _save(figure, path)
 
@@ -276,7 +295,18 @@ def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:
     if Path(path).suffix != ".png":
         raise ValueError(f"expected a file name that ends in .png, got {path}")
     with write_atomically(path) as temporary:
-        figure.savefig(temporary, metadata={"Software": None})  # matplotlib's version would tell equal pictures apart
+        # The layout has no room for labels beside an image of fixed proportions, and the name of matplotlib's version
+        # would tell equal pictures apart.
+        figure.savefig(temporary, bbox_inches="tight", metadata={"Software": None})
+
+
+def _draw_curves(axes: "Axes", curves: Curves, y_label: str) -> None:
+    for name, points in curves.items():
+        axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 50 else None)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    if len(curves) <= _MAX_LEGEND:
+        axes.legend()
 
 
 def _label_map(axes: "Axes", network: str) -> None:
@@ -287,6 +317,17 @@ def _hide_frame(axes: "Axes") -> None:
     axes.set_xticks([])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+
+
+def _check_curves(curves: Curves, log_scale: bool) -> None:
+    if not curves:
+        raise ValueError("curves is empty; expected at least one")
+    for name, points in curves.items():
+        values = np.asarray(points, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != 2 or not np.isfinite(values).all():
+            raise ValueError(f"curve {name!r} must hold points (x, y) of finite values, at least one")
+        if log_scale and values[:, 1].min() <= 0:
+            raise ValueError(f"curve {name!r} goes down to {values[:, 1].min()}, which has no place on a log scale")
 
 
 def _check_positive(**sizes: int) -> None:

@@ -1,0 +1,42 @@
+"""`itgan-data`: from a data set to a published bundle, on the command line. Parses, calls the public API, prints."""
+
+import logging
+
+import click
+
+from ..bundle_config import package_version
+from .judging import evaluate_command, info
+from .making import condense, import_command, pretrain
+from .pictures import preview
+from .running import OneLineErrors, leads
+from .sharing import pull, push
+
+__all__ = ["main"]
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_version(), package_name="itgan_data")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Replace a data set by a generator and learned latents: make such a bundle, judge it, share it.
+
+    \b
+    itgan-data pretrain --data imagefolder:photos --out runs/generator
+    itgan-data condense --data imagefolder:photos --generator runs/generator --out runs/bundle
+    itgan-data evaluate runs/bundle --data imagefolder:photos
+    itgan-data push runs/bundle org/name
+
+    Results go to stdout, progress and errors to stderr; exit codes are 0, 1 for a failure and 2 for wrong use.
+    A command that was stopped goes on when it is run again.
+
+    \b
+    Completion for bash, and likewise for zsh; for fish, pipe fish_source into `source`:
+    eval "$(_ITGAN_DATA_COMPLETE=bash_source itgan-data)"
+    """
+    logging.basicConfig(format="%(message)s")
+    # Not of the clients that it uses, and of the ranks of torchrun only the first one's.
+    logging.getLogger("itgan_data").setLevel(logging.INFO if leads() else logging.ERROR)
+
+
+for _command in (pretrain, condense, evaluate_command, preview, import_command, info, push, pull):
+    main.add_command(_command)

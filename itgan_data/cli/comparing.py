@@ -1,0 +1,114 @@
+"""What the commands share that set a bundle's images beside real ones."""
+
+import importlib
+import reprlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import torch
+from tqdm import tqdm
+
+from ..bundle_reading import Bundle
+from ..dataset import SyntheticDataset
+from ..evaluation.quality import Judge, train_judge
+from ..extras import needs_extra
+from ..features import FeatureNetwork, inception
+from ..images import LabeledImages, load_images, open_dataset
+from ..latents import LatentSource
+from ..networks import NETWORKS
+from ..recipes import Recipe, fast_recipe, paper_recipe
+from .options import device_option, flips_of, flips_option, given, inception_option, with_options
+
+MANY = 200  # images of a class
+
+comparison_options = with_options(
+    click.option("--network", type=click.Choice(NETWORKS), default="convnet", show_default=True),
+    click.option("--recipe", type=click.Choice(["fast", "paper"]), default="fast", show_default=True),
+    click.option("--steps", type=click.IntRange(1), help="Updates; by default 2,000, or the paper's 200 epochs."),
+    flips_option,
+    device_option,
+    inception_option,
+    click.option(
+        "--images-per-class",
+        type=click.IntRange(1),
+        help=f"How many are compared; by default {MANY}, or as many as there are.",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The options of such a command, and what they choose."""
+
+    data: str
+    network: str
+    recipe: str
+    steps: int | None
+    flips: bool | None
+    device: str
+    weights: Path | None
+    images_per_class: int | None
+
+    def chosen_recipe(self) -> Recipe:
+        fast = self.recipe == "fast"
+        recipe = fast_recipe(flip=flips_of(self.flips, self.data)) if fast else paper_recipe()
+        return replace(recipe, **given(steps=self.steps))
+
+    def real_images(self, bundle: Bundle, split: str) -> LabeledImages:
+        """The real images that the bundle's are compared with."""
+        images = load_images(open_dataset(self.data, split), image_shape=bundle.generator.image_shape)
+        unnamed = [str(label) for label in range(images.num_classes)]  # as imported latents are
+        if bundle.class_names not in (images.classes, unnamed):
+            raise ValueError(
+                f"{self.data} has {images.num_classes} classes, {reprlib.repr(images.classes)}, and the bundle "
+                f"{len(bundle.class_names)}, {reprlib.repr(bundle.class_names)}; give the data that it stands for"
+            )
+        return images
+
+    def synthetic_images(self, bundle: Bundle, latents: LatentSource) -> SyntheticDataset:
+        """The bundle's generator at some latents."""
+        return SyntheticDataset(bundle.generator, latents, device=self.device, classes=bundle.class_names)
+
+    def count(self, *labels: torch.Tensor) -> int:
+        """How many images of a class to take of sets with these labels."""
+        fewest = min(int(torch.bincount(each).min()) for each in labels)
+        return self.images_per_class or max(min(fewest, MANY), 1)
+
+    def judge(self, bundle: Bundle, real: LabeledImages) -> Judge:
+        """A network trained on the real training images."""
+        test, recipe = self.real_images(bundle, "test"), self.chosen_recipe()
+        with training_bar(self.network, recipe.steps) as progress:
+            return train_judge(
+                real,
+                test,
+                self.network,
+                recipe,
+                normalization=bundle.normalization,
+                device=self.device,
+                progress=progress,
+            )
+
+    def inception(self) -> FeatureNetwork | None:
+        """Inception, where its weights are given."""
+        return None if self.weights is None else inception(self.weights, device=self.device)
+
+    def features(self, bundle: Bundle, real: LabeledImages) -> FeatureNetwork:
+        """What the images are compared in: Inception, or a network trained on the real training images."""
+        return self.inception() or self.judge(bundle, real).features
+
+
+def find_extra(extra: str, *packages: str) -> None:
+    """Say before long work, rather than after it, that packages of an extra are missing."""
+    with needs_extra(extra):
+        for package in packages:
+            importlib.import_module(package)
+
+
+@contextmanager
+def training_bar(title: str, steps: int) -> Iterator[Callable[[int, torch.Tensor], None]]:
+    """A progress bar on stderr; yields what is to be called after each update."""
+    with tqdm(total=steps, desc=title, unit="step") as bar:
+        yield lambda step, loss: bar.update() and None

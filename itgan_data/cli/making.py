@@ -1,0 +1,266 @@
+"""`itgan-data pretrain`, `condense` and `import`."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from ..bundle import save_bundle
+from ..condense import methods
+from ..condense.condenser import Condenser
+from ..condense.config import CondenserConfig
+from ..condense.embedding import PoolConfig, build_pool
+from ..condense.sharding import Shard, Team
+from ..dataset import SyntheticDataset
+from ..evaluation.protocol import environment, measure_normalization
+from ..evaluation.quality import Judge
+from ..features import FeatureNetwork, inception
+from ..files import read_json
+from ..generator_contract import ImageGenerator
+from ..generators import presets
+from ..generators.config import GeneratorTrainerConfig
+from ..generators.importers import import_generator
+from ..generators.inference import FrozenBigGAN, load_generator, save_generator
+from ..generators.pixels import Pixels
+from ..generators.training import GeneratorTrainer
+from ..generators.trusted import Trust
+from ..images import LabeledImages, Normalization, load_images, open_dataset
+from ..keeping import Budget, OutOfTimeError
+from ..latent_importers import import_latents, read_labels
+from ..latents import LatentSet
+from .options import PATH, data_option, flips_of, flips_option, given, inception_option, long_work, trust_option
+from .running import LongCommand, leads, process_group
+
+METHODS: dict[str, Callable[..., CondenserConfig]] = {
+    "it-gan": methods.it_gan,
+    "it-gan-gradient": methods.it_gan_gradient,
+    "inversion": methods.gan_inversion,
+    "dm": methods.dm,
+    "dc": methods.dc,
+    "dsa": methods.dsa,
+}
+PIXEL_METHODS = ("dm", "dc", "dsa")
+MONITOR = PoolConfig(num_networks=1, steps=800, snapshots=1)
+
+Config = TypeVar("Config")
+
+
+@click.command(cls=LongCommand)
+@data_option("Real images to imitate")
+@click.option("--out", required=True, type=PATH, help="Where checkpoints, samples and the generator go.")
+@click.option("--preset", type=click.Choice(["digits", "small", "paper"]), default="small", show_default=True)
+@click.option("--config", "file", type=PATH, help="JSON with fields of GeneratorTrainerConfig, in place of a preset.")
+@flips_option
+@click.option(
+    "--monitor",
+    is_flag=True,
+    help="Measure the Fréchet distance as it goes, keep the best generator, and stop with it if the training "
+    "collapses; in the features of a ConvNet that is trained first, or of --inception.",
+)
+@inception_option
+@long_work
+def pretrain(
+    data: str,
+    out: Path,
+    preset: str,
+    file: Path | None,
+    flips: bool | None,
+    monitor: bool,
+    weights: Path | None,
+    steps: int | None,
+    seed: int | None,
+    device: str,
+    max_minutes: float | None,
+) -> None:
+    """Train a class-conditional generator on real images.
+
+    \b
+    itgan-data pretrain --data digits --preset digits --out runs/generator
+    torchrun --nproc-per-node 8 --no-python itgan-data pretrain --data cifar10 --preset paper --out runs/generator
+    """
+    real = load_images(open_dataset(data, "train"))
+    chosen: dict[str, Callable[[], GeneratorTrainerConfig]] = {
+        "digits": presets.digits,
+        "small": lambda: presets.small(real.num_classes),
+        "paper": lambda: presets.paper(real.num_classes),
+    }
+    config = _read_config(GeneratorTrainerConfig, file) if file else chosen[preset]()
+    config = replace(config, flips=flips_of(flips, data), **given(steps=steps, seed=seed))
+    features = inception(weights, device=device) if weights else None
+    if monitor and features is None:
+        features = _train_monitor(real, config.flips, out / "monitor", device, max_minutes)
+    with process_group():
+        trainer = GeneratorTrainer(config, real, workdir=out, device=device, feature_network=features)
+        trainer.run(max_minutes)
+    if not leads():
+        return
+    has_collapsed = trainer.monitor is not None and trainer.monitor.has_collapsed  # then the best one is in `out`
+    if trainer.step < config.steps and not has_collapsed:
+        raise OutOfTimeError(f"stopped at step {trainer.step} of {config.steps}; run again to go on")
+    click.echo(out)
+
+
+@click.command(cls=LongCommand)
+@data_option("Real images to condense")
+@click.option("--generator", type=PATH, help="What `pretrain` wrote, or a bundle; not for dm, dc and dsa.")
+@click.option("--out", required=True, type=PATH, help="The bundle's folder.")
+@click.option("--workdir", type=PATH, help="Where checkpoints go; by default beside --out, with -work added.")
+@click.option("--method", type=click.Choice(list(METHODS)), default="it-gan", show_default=True)
+@click.option("--config", "file", type=PATH, help="JSON with fields of CondenserConfig, in place of the method's.")
+@click.option("--images-per-class", type=click.IntRange(1), help="Latents a class; by default the method's.")
+@click.option("--group-size", type=click.IntRange(1), help="Latents a class that are learned together.")
+@click.option("--regularizer-weight", type=float, help="lambda, in [0, 1].")
+@click.option("--lr-latents", type=float, help="Learning rate of the latents.")
+@flips_option
+@click.option("--prepare", "stage", flag_value="prepare", help="For a job array, first: only the stages before it.")
+@click.option("--shard", metavar="K/N", help="One job of the array: only the K-th of N shares, such as 3/16.")
+@click.option("--merge", "stage", flag_value="merge", help="Last: join what all shards have learned.")
+@click.option("--latents-dtype", type=click.Choice(["float32", "float16", "int8"]), default="float16")
+@trust_option
+@long_work
+def condense(
+    data: str,
+    generator: Path | None,
+    out: Path,
+    workdir: Path | None,
+    method: str,
+    file: Path | None,
+    images_per_class: int | None,
+    flips: bool | None,
+    stage: str | None,
+    shard: str | None,
+    latents_dtype: str,
+    trust: Trust,
+    device: str,
+    max_minutes: float | None,
+    **changes: Any,
+) -> None:
+    """Learn latents that teach a classifier well, and save them with their generator as a bundle.
+
+    \b
+    itgan-data condense --data digits --generator runs/generator --images-per-class 10 --out runs/bundle
+    """
+    real = load_images(open_dataset(data, "train"))
+    count = given(images_per_class=images_per_class)  # some methods choose learning rates and loops by it
+    config = _read_config(CondenserConfig, file, **count) if file else METHODS[method](**count)
+    config = replace(config, normalization=measure_normalization(real), **given(**changes))
+    if not flips_of(flips, data):
+        strategy = "_".join(name for name in config.strategy.split("_") if name != "flip")
+        config = replace(config, strategy=strategy, pool=replace(config.pool, flips=False))
+    chosen = _generator(generator, method, real, config, trust)
+    condenser = Condenser(chosen, real, config, workdir=workdir or out.with_name(f"{out.name}-work"), device=device)
+    latents = _latents(condenser, stage, shard, max_minutes)
+    if latents is None or not leads():
+        return  # another job or rank writes the bundle
+    training = {"condenser": asdict(config), "environment": environment(device)}
+    description = _describe(data, real.classes, config.normalization, method, training)
+    bundle = save_bundle(out, chosen, latents, config=description, latents_dtype=getattr(torch, latents_dtype))
+    click.echo(f"{out}: {len(latents)} latents, {bundle.num_bytes / 1e6:.2f} MB", err=True)
+    click.echo(out)
+
+
+@click.command("import")
+@click.argument("checkpoint", type=PATH)
+@click.option("--latents", type=PATH, help="Latents released with it (`z_eff_all` or `z_inverse_all`).")
+@click.option(
+    "--data",
+    default="",
+    metavar="SPEC",
+    help="What the latents stand for, in its order: cifar10[:ROOT] or cifar100[:ROOT].",
+)
+@click.option("--labels", "label_file", type=PATH, help="In place of --data: a text file of labels, one a line.")
+@click.option("--out", required=True, type=PATH, help="A bundle's folder; without --latents, a generator's.")
+def import_command(checkpoint: Path, latents: Path | None, data: str, label_file: Path | None, out: Path) -> None:
+    """Take over a generator that other code released, and its latents.
+
+    \b
+    itgan-data import G_ema.pth --out runs/generator
+    itgan-data import G_Pretrained.pth --latents EfficientGAN_final.pt --data cifar10:data --out runs/bundle
+    itgan-data import G_Pretrained.pth --latents EfficientGAN_final.pt --labels labels.txt --out runs/bundle
+    """
+    if bool(data) + (label_file is not None) != (latents is not None):
+        raise click.UsageError("latents are stored without labels: with --latents give --data or --labels, one of them")
+    if data and data.partition(":")[0] not in ("cifar10", "cifar100"):
+        raise click.UsageError(f"--data must be cifar10[:ROOT] or cifar100[:ROOT], got {data!r}; others have no order")
+    generator = import_generator(checkpoint)
+    if latents is None:
+        save_generator(out, generator)
+        click.echo(out)
+        return
+    if label_file is None:
+        images = load_images(open_dataset(data, "train"), image_shape=generator.image_shape)
+        imported = import_latents(latents, images.labels)
+    else:
+        imported = import_latents(latents, read_labels(label_file))
+        images = SyntheticDataset(generator, imported, cache=None)
+    training = {"checkpoint": checkpoint.name, "latents": latents.name}
+    normalization = measure_normalization(images)
+    description = _describe(data or "unknown", images.classes, normalization, "imported", training)
+    save_bundle(out, generator, imported, config=description)
+    click.echo(out)
+
+
+def _read_config(kind: Callable[..., Config], file: Path, **values: Any) -> Config:
+    """A configuration of the values in a JSON file, and of `values` before them."""
+    try:
+        return kind(**{**read_json(file), **values})
+    except TypeError as error:  # unknown names, and text where there should be a number
+        raise ValueError(f"{file} does not hold the fields of such a configuration ({error})") from error
+
+
+def _train_monitor(
+    real: LabeledImages, flips: bool, workdir: Path, device: str, max_minutes: float | None
+) -> FeatureNetwork:
+    """Features of a ConvNet trained on the real images, once: it is kept in `workdir`."""
+    config, normalization = replace(MONITOR, flips=flips), measure_normalization(real)
+    budget = Budget(max_minutes, checkpoint_minutes=math.inf, workdir=workdir)
+    team = Team(Shard.of_this_rank(), budget)  # the first rank trains it, the others wait for as long as it takes
+    pool = build_pool(real.to(device), config, normalization=normalization, seed=0, workdir=workdir, team=team)
+    pool.load_best()
+    name = f"{config.network} of {100 * max(pool.accuracies):.1f}%"
+    return Judge(name=name, network=pool.network, normalization=normalization).features
+
+
+def _describe(
+    data: str, class_names: list[str], normalization: Normalization, method: str, training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a bundle says of itself."""
+    return {
+        "dataset": data.partition(":")[0],
+        "class_names": class_names,
+        "normalization": asdict(normalization),
+        "method": method,
+        "training": training,
+        "metrics": {},
+    }
+
+
+def _generator(
+    folder: Path | None, method: str, real: LabeledImages, config: CondenserConfig, trust: Trust
+) -> FrozenBigGAN | Pixels | ImageGenerator:
+    """The generator to condense with: pixels, or what is stored in `folder`."""
+    if method in PIXEL_METHODS:
+        if folder is not None:
+            raise click.UsageError(f"{method} learns pixels; leave --generator out")
+        return Pixels(real.image_shape, real.num_classes, config.normalization)
+    if folder is None:
+        raise click.UsageError(f"{method} needs --generator, the folder that `pretrain` wrote or a bundle")
+    trained = folder / "generator"  # where `pretrain` leaves it
+    return load_generator(trained if trained.is_dir() else folder, trust=trust)
+
+
+def _latents(condenser: Condenser, stage: str | None, shard: str | None, max_minutes: float | None) -> LatentSet | None:
+    """What was learned; None where other jobs have still to do something."""
+    if stage is not None and shard is not None:
+        raise click.UsageError("--prepare, --shard and --merge are for different jobs; give one of them")
+    if stage == "prepare":
+        condenser.prepare(max_minutes)
+        return None
+    if shard is not None:
+        condenser.run_shard(shard, max_minutes)
+        return None
+    return condenser.merge() if stage == "merge" else condenser.run(max_minutes)

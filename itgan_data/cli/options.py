@@ -1,0 +1,111 @@
+"""Options that several commands have, and what is made of them."""
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+from ..bundle_reading import packaged_bundle
+from .running import device_of_rank
+
+PATH = click.Path(path_type=Path)
+DATASETS = ("cifar10", "cifar100", "digits", "imagefolder:")
+
+
+def _usable_device(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    device = device_of_rank(value)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise click.BadParameter(f"{device!r} cannot be used here ({reason:.200})", ctx, param) from error
+    return device
+
+
+def _import_class(name: str) -> type[nn.Module]:
+    """The class of a generator that the user has named "package.module:Class"."""
+    module, _, qualified = name.partition(":")
+    if not (module and qualified):
+        raise click.BadParameter(f"expected MODULE:CLASS, such as decoders:Decoder, got {name!r}")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # where `python -m` would find it, too
+    try:
+        found: object = functools.reduce(getattr, qualified.split("."), importlib.import_module(module))
+    except Exception as error:  # the module may raise anything
+        reason = " ".join(str(error).split())
+        raise click.BadParameter(f"{name} cannot be imported ({type(error).__name__}: {reason:.200})") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise click.BadParameter(f"{name} is no class of generators; expected a torch.nn.Module")
+    return found
+
+
+def data_option(text: str, *, required: bool = True) -> Callable[[Any], Any]:
+    kinds = "cifar10[:ROOT], cifar100[:ROOT], imagefolder:DIR or digits"
+    return click.option(
+        "--data",
+        required=required,
+        metavar="SPEC",
+        help=f"{text}: {kinds}.",
+        shell_complete=lambda ctx, param, start: [name for name in DATASETS if name.startswith(start)],
+    )
+
+
+def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A decorator that adds options in this order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+source_argument = click.argument(  # the type completes names of files
+    "source", type=click.Path(), default=packaged_bundle("cifar10"), required=False
+)
+flips_option = click.option(
+    "--flips/--no-flips", default=None, help="Whether a mirrored image keeps its class; by default for all but digits."
+)
+device_option = click.option(
+    "--device", callback=_usable_device, help="cpu, cuda, ...; by default CUDA where there is one."
+)
+inception_option = click.option(
+    "--inception",
+    "weights",
+    type=PATH,
+    metavar="FILE",
+    help="Compare features of Inception v3, for the usual FID; its weights as torch-fidelity publishes them.",
+)
+trust_option = click.option(
+    "--trust",
+    multiple=True,
+    metavar="MODULE:CLASS",
+    callback=lambda ctx, param, names: tuple(map(_import_class, names)),
+    help="Import this class of a generator that is not of this package; you have read its code.",
+)
+endpoint_option = click.option("--endpoint", metavar="URL", help="Another Hub, such as a mirror.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+long_work = with_options(
+    click.option("--steps", type=click.IntRange(0), help="Updates; by default those of the preset or method."),
+    click.option("--seed", type=int, help="Of all random numbers."),
+    device_option,
+    click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Stop about then, to go on later."),
+)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def flips_of(flips: bool | None, data: str) -> bool:
+    """What --flips says, or by default the data."""
+    return flips if flips is not None else data.partition(":")[0] != "digits"

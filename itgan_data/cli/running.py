@@ -1,0 +1,73 @@
+"""How commands end: errors in one line, a stop that says how to go on, and one voice for all ranks of torchrun."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import torch
+from torch import distributed
+
+from ..condense.sharding import Shard
+from ..keeping import OutOfTimeError
+
+
+class OneLineErrors(click.Group):
+    """Ends with one line on stderr and exit code 1 where the library raises, or with its traceback under --debug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # whoever reads our output has enough of it; click ends quietly
+            raise
+        except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
+            if ctx.params["debug"] or isinstance(error, (click.Abort, click.exceptions.Exit)):  # click's RuntimeErrors
+                raise
+            message = " ".join(str(error).split()) or type(error).__name__
+            raise click.ClickException(message) from error
+
+
+class LongCommand(click.Command):
+    """A command whose work is kept as it is done, and which goes on when it is run again."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if not leads():
+                ctx.exit(1)
+            raise click.ClickException("interrupted; run the same command again to go on") from None
+        except OutOfTimeError as error:
+            if not under_torchrun():
+                raise
+            click.echo(error, err=True)  # an exit code of 1 would make torchrun stop the others, or restart all
+            return None
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return distributed.is_available() and distributed.is_torchelastic_launched()
+
+
+def leads() -> bool:
+    """Whether this process is the one to speak: alone, or the first rank."""
+    return Shard.of_this_rank().number == 1
+
+
+def device_of_rank(device: str | None) -> str:
+    """`device`, by default CUDA where there is one; under torchrun CUDA is the rank's own GPU."""
+    if device not in (None, "cuda") or not torch.cuda.is_available():
+        return device or "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if under_torchrun() else "cuda"
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """A process group of the ranks that torchrun has started; without torchrun nothing."""
+    if not under_torchrun():
+        yield
+        return
+    distributed.init_process_group()
+    yield  # after an error there is nobody to take leave of, so this is not a `finally`
+    distributed.destroy_process_group()

@@ -1,0 +1,73 @@
+"""`itgan-data push` and `pull`."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+
+from ..bundle import push_bundle
+from ..bundle_reading import load_bundle
+from ..generators.trusted import Trust
+from .options import PATH, endpoint_option, trust_option
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.argument("repository")
+@click.option("--private", is_flag=True, help="Only those who are given access see a new repository.")
+@click.option("--revision", help="The branch; by default the main one.")
+@click.option("--overwrite-card", is_flag=True, help="Replace a README.md that is there.")
+@trust_option
+@endpoint_option
+def push(
+    bundle: Path,
+    repository: str,
+    private: bool,
+    revision: str | None,
+    overwrite_card: bool,
+    trust: Trust,
+    endpoint: str | None,
+) -> None:
+    """Publish a bundle's folder on the Hugging Face Hub, in one commit, and print its address.
+
+    \b
+    itgan-data push runs/bundle org/name --private
+    """
+    url = push_bundle(
+        bundle,
+        repository,
+        private=private,
+        revision=revision,
+        overwrite_card=overwrite_card,
+        trust=trust,
+        endpoint=endpoint,
+    )
+    click.echo(url)
+
+
+@click.command()
+@click.argument("repository")
+@click.option("--revision", help="A branch, tag or commit; by default the main branch.")
+@click.option("--out", type=PATH, help="Copy the bundle into this new folder, too.")
+@trust_option
+@endpoint_option
+def pull(repository: str, revision: str | None, out: Path | None, trust: Trust, endpoint: str | None) -> None:
+    """Fetch a bundle from the Hugging Face Hub, check it, and print its folder.
+
+    \b
+    itgan-data pull org/name@main
+    """
+    if out is not None and out.exists():
+        raise ValueError(f"{out} exists already; choose a new folder")
+    folder = load_bundle(repository, revision, trust=trust, endpoint=endpoint).path
+    if out is not None:
+        _copy(folder, out)
+    click.echo(out or folder)
+
+
+def _copy(folder: Path, out: Path) -> None:
+    """Copy a folder whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        shutil.copytree(folder, Path(temporary) / "copy").rename(out)

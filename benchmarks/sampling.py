@@ -1,7 +1,7 @@
-"""Which way to draw GAN samples gives the better classifier? Table 1 of Slim, 2020, and what learned latents add to it.
+"""Which way to draw GAN samples gives the better classifier? Slim, 2020, Tables 1 and 3, and what learned latents add.
 
-Every row trains fresh networks with one recipe and one number of updates on generated images, and tests them on real
-ones. A row is named after what its latents are and what is done to them, joined by +:
+Every row of Table 1 trains fresh networks with one recipe and one number of updates on generated images, and tests them
+on real ones. It is named after what its latents are and what is done to them, joined by +:
 
     fixed        normal draws, made once                 fresh        normal draws, new in every epoch
     several      fresh, one of several generators (--generator) drawn for each batch
@@ -11,6 +11,7 @@ ones. A row is named after what its latents are and what is done to them, joined
     jitter       learned latents plus new noise in every epoch
     mixed        half of the learned latents, other ones in every epoch, replaced by fresh draws
 
+Table 3, several generators, is in `complementary.py`: on digits whatever the data, for its rows train generators.
 Results are kept as soon as they exist; the same command again goes on with what is missing.
 
 Source: Slim, "Boosting generative networks for incremental learning", 2020: ResNet-20 of width 64, 72,000 updates of
@@ -23,13 +24,14 @@ from typing import Any
 
 import click
 import torch
-from setting import Setting, generator_checksum, one_line_errors, open_setting, training_bar
+from complementary import table_3
+from setting import Setting, generator_checksum, one_line_errors, open_setting, train_and_test
 from torch import nn
 
 from itgan_data.augmentation import CropFlip
 from itgan_data.draws import make_seed
 from itgan_data.ensemble import SyntheticEnsemble
-from itgan_data.evaluation.protocol import Results, RowKey, environment, evaluate
+from itgan_data.evaluation.protocol import Results, RowKey, environment
 from itgan_data.files import fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_atomically, write_json
 from itgan_data.filtered_latents import FilteredLatents
 from itgan_data.fresh_latents import JitteredLatents, MixedLatents, RandomLatents
@@ -162,17 +164,16 @@ def train_filter(setting: Setting, file: Path, results: Results) -> nn.Module:
     if file.is_file() and results.get("real+transforms", key, FILTER_SEED) is not None:
         network.load_state_dict(load_tensors(file))
         return network.to(setting.device)
-    with training_bar("real+transforms", setting.recipe.steps) as progress:
-        (result,) = evaluate(
-            train,
-            setting.test,
-            lambda rng: network,
-            setting.recipe,
-            seeds=[FILTER_SEED],
-            normalization=setting.bundle.normalization,
-            device=setting.device,
-            progress=progress,
-        )
+    result = train_and_test(
+        train,
+        setting.test,
+        lambda rng: network,
+        setting.recipe,
+        seed=FILTER_SEED,
+        normalization=setting.bundle.normalization,
+        device=setting.device,
+        title="real+transforms",
+    )
     save_tensors(file, {name: tensor.contiguous() for name, tensor in network.state_dict().items()})
     results.add("real+transforms", key, result)
     return network
@@ -235,25 +236,69 @@ def changes() -> list[tuple[str, str, str]]:
     return sorted(pairs)
 
 
+def table_1(
+    names: list[str],
+    scale: Scale,
+    *,
+    data: str,
+    bundle: Path | None,
+    others: tuple[Path, ...],
+    seeds: int,
+    device: str,
+    out: Path,
+) -> str:
+    """Measure what is missing of some rows, and write all there are beside `out`; also returns them."""
+    common = {"network": scale.network, "recipe": scale.recipe.to_json(), "data": data.partition(":")[0]}
+    results = Results(out, settings=common, environment=environment(device))
+    setting = open_setting(data, bundle, network=scale.network, recipe=scale.recipe, device=device, seeds=seeds)
+    checksums = [f"generator {sha256_of(path / WEIGHTS_FILE)[:12]}" for path in others]
+    inputs = Inputs(
+        generators=[setting.bundle.generator.to(device), *(load_generator(path).to(device) for path in others)],
+        checksums=[generator_checksum(setting.bundle), *checksums],
+        classifier=train_filter(setting, out.with_suffix(".filter.safetensors"), results),
+        num_images=scale.num_images,
+    )
+    rates = out.with_suffix(".rates.json")
+    for name in names:
+        if name in SEVERAL and not others:
+            click.echo(f"no --generator: the row {name!r} is left out")
+        elif name != "real+transforms":
+            run_row(setting, name, inputs, results, rates)
+    table = report(read_json(out)["rows"], read_json(rates) if rates.is_file() else {})
+    with write_atomically(out.with_suffix(".md")) as temporary:
+        temporary.write_text(table, encoding="utf-8")
+    return table
+
+
+PATH = click.Path(path_type=Path)
+
+
 @click.command(help=__doc__.partition("\n")[0])
-@click.option("--data", required=True, help="Real images: cifar10[:ROOT], imagefolder:DIR, digits.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="By default the bundle in the package.")
-@click.option("--generator", "others", multiple=True, type=click.Path(path_type=Path), help="One more, for 'several'.")
-@click.option("--scale", default="cpu", show_default=True, type=click.Choice(list(SCALES)))
-@click.option("--rows", default=",".join(ROWS), help="Some of the rows, joined by commas.")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Networks a row.")
+@click.option("--data", help="Real images of table 1: cifar10[:ROOT], imagefolder:DIR, digits.")
+@click.option(
+    "--tables", default="1,3", show_default=True, help="Joined by commas; 3 is always the same work, on digits."
+)
+@click.option("--bundle", type=PATH, help="By default the bundle in the package.")
+@click.option("--generator", "others", multiple=True, type=PATH, help="One more, for 'several'.")
+@click.option("--scale", "scale_name", default="cpu", show_default=True, type=click.Choice(list(SCALES)))
+@click.option("--rows", default=",".join(ROWS), help="Some of the rows of table 1, joined by commas.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Networks a row of table 1.")
 @click.option("--images", type=click.IntRange(1), help="Of a fixed set; by default that of the scale.")
 @click.option("--steps", type=click.IntRange(1), help="Updates; by default those of the scale.")
 @click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
 @click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; it needs a C++ compiler.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/sampling.json"), show_default=True)
+@click.option("--out", type=PATH, default=Path("runs/sampling.json"), show_default=True)
+@click.option(
+    "--workdir", type=PATH, default=Path("runs/complementary"), show_default=True, help="Table 3's generators."
+)
 def main(
     data: str,
+    tables: str,
     bundle: Path | None,
     others: tuple[Path, ...],
-    scale: str,
+    scale_name: str,
     rows: str,
     seeds: int,
     images: int | None,
@@ -263,36 +308,25 @@ def main(
     device: str,
     threads: int | None,
     out: Path,
+    workdir: Path,
 ) -> None:
-    names = rows.split(",")
+    wanted, names = tables.split(","), rows.split(",")
+    if unknown := set(wanted) - {"1", "3"}:
+        raise click.BadParameter(f"unknown table {min(unknown)!r}; expected some of 1,3")
     if unknown := set(names) - set(ROWS):
         raise click.BadParameter(f"unknown row {min(unknown)!r}; expected some of {','.join(ROWS)}")
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = SCALES[scale]
-    recipe = replace(chosen.recipe, steps=steps or chosen.recipe.steps, precision=precision, compile=compiled)
+    scale = SCALES[scale_name]
+    recipe = replace(scale.recipe, steps=steps or scale.recipe.steps, precision=precision, compile=compiled)
     recipe = replace(recipe, augmentation=CropFlip(flip=not data.startswith("digits")))
-    common = {"network": chosen.network, "recipe": recipe.to_json(), "data": data.partition(":")[0]}
+    scale = replace(scale, recipe=recipe, num_images=images or scale.num_images)
     with one_line_errors():
-        results = Results(out, settings=common, environment=environment(device))
-        setting = open_setting(data, bundle, network=chosen.network, recipe=recipe, device=device, seeds=seeds)
-        checksums = [f"generator {sha256_of(path / WEIGHTS_FILE)[:12]}" for path in others]
-        inputs = Inputs(
-            generators=[setting.bundle.generator.to(device), *(load_generator(path).to(device) for path in others)],
-            checksums=[generator_checksum(setting.bundle), *checksums],
-            classifier=train_filter(setting, out.with_suffix(".filter.safetensors"), results),
-            num_images=images or chosen.num_images,
-        )
-        rates = out.with_suffix(".rates.json")
-        for name in names:
-            if name in SEVERAL and not others:
-                click.echo(f"no --generator: the row {name!r} is left out")
-            elif name != "real+transforms":
-                run_row(setting, name, inputs, results, rates)
-    table = report(read_json(out)["rows"], read_json(rates) if rates.is_file() else {})
-    with write_atomically(out.with_suffix(".md")) as temporary:
-        temporary.write_text(table, encoding="utf-8")
-    click.echo(table, nl=False)
+        if "1" in wanted:
+            table = table_1(names, scale, data=data, bundle=bundle, others=others, seeds=seeds, device=device, out=out)
+            click.echo(table, nl=False)
+        if "3" in wanted:
+            click.echo(table_3(workdir, out.with_suffix(".table-3.json"), device), nl=False)
 
 
 if __name__ == "__main__":

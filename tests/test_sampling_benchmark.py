@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(script: ModuleType, folder: Path, out: Path, *options: str) -> Result:
     arguments = ["--data", f"imagefolder:{folder}", "--bundle", str(folder / "bundle"), "--device", "cpu"]
+    arguments += ["--tables", "1"]
     arguments += ["--generator", str(folder / "bundle"), "--steps", "1", "--images", "20", "--out", str(out)]
     return CliRunner().invoke(script.main, [*arguments, *options])
 
@@ -105,6 +106,7 @@ def test_each_choice_of_the_paper_is_compared(script: ModuleType) -> None:
     ("options", "message"),
     [
         (["--rows", "fixed+magic"], "unknown row 'fixed+magic'; expected some of fixed,"),
+        (["--tables", "1,2"], "unknown table '2'; expected some of 1,3"),
         (["--generator", "/nowhere"], "/nowhere"),
     ],
 )

@@ -6,17 +6,17 @@ Hub that runs on this machine for as long as the script does (the one of the tes
     python examples/publish_and_pull.py [--endpoint https://huggingface.co --repository NAME/digits]
 """
 
+import argparse
 import json
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
 import time
 import venv
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import click
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {  # of CondenserConfig: seconds in place of hours, as digits need no more
@@ -24,8 +24,15 @@ SMALL = {  # of CondenserConfig: seconds in place of hours, as digits need no mo
     "inversion": {"encoder_steps": 100, "encoder_batch_size": 32, "steps": 20},
     "pool": {"num_networks": 1, "width": 32, "steps": 60, "batch_size": 64, "snapshots": 2},
 }
+LOCAL_HUB = """
+import runpy, sys
+hub = runpy.run_path(sys.argv[1])["LoopbackHub"]()
+print(hub.endpoint, flush=True)
+sys.stdin.read()
+hub.close()
+"""
 FIRST_BATCH = """
-import sys, time
+import sys
 from itgan_data import SyntheticDataset, SyntheticLoader, load_bundle
 bundle = load_bundle(sys.argv[1])
 dataset = SyntheticDataset(bundle.generator, bundle.latents, classes=bundle.class_names)
@@ -35,30 +42,32 @@ print(f"first batch: {tuple(images.shape)} of classes {sorted(set(labels.tolist(
 """
 
 
-@click.command(help=__doc__.partition("\n")[0])
-@click.option("--endpoint", help="A Hub you are logged in to; by default one is started here.")
-@click.option("--repository", default="someone/digits", show_default=True, help="Where the bundle goes.")
-@click.option("--here", is_flag=True, help="Use this Python and what is installed, in place of a new environment.")
-@click.option(
-    "--steps", default=100, show_default=True, type=click.IntRange(1), help="Of each stage; few teach little."
+PARSER = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # whoever starts this need not have click
+PARSER.add_argument("--endpoint", help="A Hub you are logged in to; by default one is started here.")
+PARSER.add_argument("--repository", default="someone/digits", help="Where the bundle goes; default: %(default)s.")
+PARSER.add_argument(
+    "--here", action="store_true", help="Use this Python and what is installed, in place of a new environment."
 )
+PARSER.add_argument("--steps", default=100, type=int, help="Of each stage; few teach little. Default: %(default)s.")
+
+
 def main(endpoint: str | None, repository: str, here: bool, steps: int) -> None:
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         python = Path(sys.executable) if here else new_environment(Path(folder, "environment"))
         environment = {**os.environ, "HF_HOME": str(Path(folder, "maker"))}
         if endpoint is None:
-            hub = runpy.run_path(str(ROOT / "tests" / "hub_server.py"))["LoopbackHub"]()
-            endpoint = hub.endpoint
+            endpoint = stack.enter_context(local_hub(python))
             environment["HF_TOKEN"] = "writer"
         program = [str(python), "-c", "from itgan_data.cli import main; main()"]
 
         def itgan_data(*arguments: str) -> str:
-            click.echo(f"$ itgan-data {' '.join(arguments)}")
+            print(f"$ itgan-data {' '.join(arguments)}", flush=True)
             done = subprocess.run(
                 [*program, *arguments], cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True
             )
-            click.echo(done.stdout, nl=False)
+            print(done.stdout, end="", flush=True)
             return done.stdout.strip()
 
         itgan_data("info")
@@ -72,9 +81,22 @@ def main(endpoint: str | None, repository: str, here: bool, steps: int) -> None:
         environment["HF_HOME"] = str(Path(folder, "user"))  # somebody else's machine, with nothing in the cache
         pulled = itgan_data("pull", repository, "--endpoint", endpoint)
         subprocess.run([str(python), "-c", FIRST_BATCH, pulled], cwd=folder, env=environment, check=True)
-        click.echo(f"{time.monotonic() - started:.0f} s from installing to the first batch of the pulled bundle")
+        print(f"{time.monotonic() - started:.0f} s from installing to the first batch of the pulled bundle", flush=True)
         verdict = itgan_data("evaluate", pulled, *some, "--seeds", "1")
     assert verdict.startswith("real test accuracy ")
+
+
+@contextmanager
+def local_hub(python: Path) -> Iterator[str]:
+    """A Hub in a process of its own, for as long as the context lasts; its address."""
+    command = [str(python), "-c", LOCAL_HUB, str(ROOT / "tests" / "hub_server.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
 
 
 def new_environment(folder: Path) -> Path:
@@ -86,4 +108,4 @@ def new_environment(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    main(**vars(PARSER.parse_args()))

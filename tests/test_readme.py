@@ -62,7 +62,9 @@ def test_the_command_line_is_understood(command: str) -> None:
 @pytest.mark.parametrize("command", sorted(set(SCRIPTS)))
 def test_the_scripts_take_the_options(command: str) -> None:
     script, *arguments = shlex.split(command)
-    known = {option for parameter in load_script(script).main.params for option in parameter.opts}
+    module = load_script(script)
+    parameters = module.PARSER._actions if hasattr(module, "PARSER") else module.main.params
+    known = {option for one in parameters for option in (one.opts if hasattr(one, "opts") else one.option_strings)}
     assert {argument for argument in arguments if argument.startswith("--")} <= known
 
 

@@ -344,7 +344,7 @@ def test_a_generator_of_another_class_is_loaded_if_the_user_names_and_trusts_it(
     refused = run("preview", "bundle", "--out", "own.png")
     assert refused.exit_code == 1
     assert "not of this package" in refused.stderr
-    monkeypatch.delitem(sys.modules, "own_decoder")
+    del sys.modules["own_decoder"]
 
 
 @pytest.mark.parametrize("name", ["own_decoder", "no_such_module:Decoder", "json:Decoder", "json:JSONDecoder", "json:"])

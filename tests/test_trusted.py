@@ -370,11 +370,11 @@ class TestSaving:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.syspath_prepend(tmp_path)
-        (tmp_path / "own_decoder.py").write_text(SCRIPT)
-        runpy.run_path(str(tmp_path / "own_decoder.py"), run_name="__main__")
-        runpy.run_module("own_decoder", run_name="__main__", alter_sys=True)
-        importlib.import_module("own_decoder").tell()
-        assert capsys.readouterr().out == "own_decoder:Outer.Decoder\n" * 3
+        (tmp_path / "scripted.py").write_text(SCRIPT)
+        runpy.run_path(str(tmp_path / "scripted.py"), run_name="__main__")
+        runpy.run_module("scripted", run_name="__main__", alter_sys=True)
+        importlib.import_module("scripted").tell()
+        assert capsys.readouterr().out == "scripted:Outer.Decoder\n" * 3
 
 
 SCRIPT = """

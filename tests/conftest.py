@@ -5,12 +5,14 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from hub_server import LoopbackHub
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
@@ -36,6 +38,23 @@ def load_script(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def benchmark_script(name: str) -> Iterator[ModuleType]:
+    """A script of `benchmarks/` as a module, its folder where Python looks when the script is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        yield load_script(f"benchmarks/{name}.py")
+
+
+def run_tiny(script: ModuleType, folder: Path, *options: str) -> Result:
+    """Call a benchmark that has scales on digits, with an untrained bundle; everything lies in `folder`."""
+    if not (folder / "bundle").is_dir():
+        write_bundle(folder / "bundle", [str(digit) for digit in range(10)])
+    arguments = ["--scale", "tiny", "--data", "digits", "--bundle", str(folder / "bundle"), "--device", "cpu"]
+    arguments += ["--workdir", str(folder / "work"), "--out", str(folder / "out.json"), *options]
+    return CliRunner().invoke(script.main, arguments)
 
 
 def write_cifar10(root: Path, train: LabeledImages, test: LabeledImages) -> None:

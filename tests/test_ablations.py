@@ -5,36 +5,24 @@ from types import ModuleType
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from conftest import ROOT, load_script, write_bundle
+from conftest import benchmark_script, run_tiny
 
 from itgan_data.evaluation.protocol import Summary
 from itgan_data.files import read_json
 from itgan_data.latents import LatentSet
 
-DIGITS = [str(digit) for digit in range(10)]
-
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")  # where Python looks when the script is run
-        yield load_script("benchmarks/ablations.py")
-
-
-def run(script: ModuleType, folder: Path, *options: str) -> Result:
-    if not (folder / "bundle").is_dir():
-        write_bundle(folder / "bundle", DIGITS)
-    arguments = ["--scale", "tiny", "--data", "digits", "--bundle", str(folder / "bundle"), "--device", "cpu"]
-    arguments += ["--workdir", str(folder / "work"), "--out", str(folder / "out.json"), *options]
-    return CliRunner().invoke(script.main, arguments)
+    with benchmark_script("ablations") as module:
+        yield module
 
 
 def test_cells_are_condensed_from_one_start_and_measured_once(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("--tables", "4", "--cells", "lr0.001-")
-    first = run(script, tmp_path, *options)
+    first = run_tiny(script, tmp_path, *options)
     assert first.exit_code == 0, first.output
     rows = read_json(tmp_path / "out.json")["rows"]
     assert list(rows) == ["distribution-lr0.001-1x4-lambda0-random", "gradient-lr0.001-1x4-lambda0-random"]
@@ -47,22 +35,22 @@ def test_cells_are_condensed_from_one_start_and_measured_once(
 
     monkeypatch.setattr("setting.evaluate", None)  # what is there is not measured again
     monkeypatch.setattr("cells.Condenser", None)
-    again = run(script, tmp_path, *options)
+    again = run_tiny(script, tmp_path, *options)
     assert again.exit_code == 0, again.output
     assert again.stdout == first.stdout == (tmp_path / "out.md").read_text()
 
 
 def test_a_run_out_of_time_shows_what_there_is_and_goes_on(script: ModuleType, tmp_path: Path) -> None:
-    stopped = run(script, tmp_path, "--tables", "4", "--max-minutes", "0")
+    stopped = run_tiny(script, tmp_path, "--tables", "4", "--max-minutes", "0")
     assert stopped.exit_code == 1
     assert "| gradient, 1 | - | 43.40 ± 0.80 |" in stopped.stdout
     assert "run again to go on" in stopped.output
-    assert run(script, tmp_path, "--tables", "4", "--cells", "distribution-lr1-").exit_code == 0
+    assert run_tiny(script, tmp_path, "--tables", "4", "--cells", "distribution-lr1-").exit_code == 0
     assert list(read_json(tmp_path / "out.json")["rows"]) == ["distribution-lr1-1x4-lambda0-random"]
 
 
 def test_networks_are_grouped_by_their_accuracy(script: ModuleType, tmp_path: Path) -> None:
-    result = run(script, tmp_path, "--tables", "7", "--cells", "pool-0.7")
+    result = run_tiny(script, tmp_path, "--tables", "7", "--cells", "pool-0.7")
     assert result.exit_code == 0, result.output
     assert "no network of the pool is 10-20% accurate" in result.stdout
     tuned = list(read_json(tmp_path / "out.tuning.json")["rows"])
@@ -115,6 +103,6 @@ def test_an_order_holds_when_the_difference_exceeds_the_spread(
 
 
 def test_an_unknown_table_is_refused_before_any_work(script: ModuleType, tmp_path: Path) -> None:
-    result = run(script, tmp_path, "--tables", "4,8")
+    result = run_tiny(script, tmp_path, "--tables", "4,8")
     assert "unknown table '8'; expected some of 4,5,6,7" in result.output
     assert not (tmp_path / "work").exists()

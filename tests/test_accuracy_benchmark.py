@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import ROOT, load_script
+from conftest import benchmark_script
 
 from itgan_data.bundle import save_bundle
 from itgan_data.evaluation.protocol import SeedResult
@@ -29,9 +29,8 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")  # where Python looks when the script is run
-        yield load_script("benchmarks/accuracy.py")
+    with benchmark_script("accuracy") as module:
+        yield module
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import ROOT, load_script
+from conftest import benchmark_script
 
 from itgan_data.ensemble import SyntheticEnsemble
 from itgan_data.evaluation.protocol import SeedResult
@@ -19,9 +19,7 @@ from itgan_data.generators.biggan import BigGANConfig
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[tuple[ModuleType, ModuleType]]:
     """The script that prints the tables, and the module of this one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")  # where Python looks when the script is run
-        sampling = load_script("benchmarks/sampling.py")
+    with benchmark_script("sampling") as sampling:
         import complementary
 
         yield sampling, complementary

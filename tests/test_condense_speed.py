@@ -5,16 +5,14 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import ROOT, load_script
+from conftest import benchmark_script
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")  # where Python looks when the script is run
-        script = load_script("benchmarks/condense_speed.py")
+    with benchmark_script("condense_speed") as script, pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "CHANNELS", (8, 8, 8, 8))
         yield script
 

@@ -3,28 +3,16 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from click.testing import CliRunner, Result
-from conftest import ROOT, load_script, write_bundle
+from conftest import benchmark_script, run_tiny
 
 from itgan_data.files import read_json
 from itgan_data.latents import LatentSet
 
-DIGITS = [str(digit) for digit in range(10)]
-
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")  # where Python looks when the script is run
-        yield load_script("benchmarks/methods.py")
-
-
-def run(script: ModuleType, folder: Path, *options: str) -> Result:
-    if not (folder / "bundle").is_dir():
-        write_bundle(folder / "bundle", DIGITS)
-    arguments = ["--scale", "tiny", "--data", "digits", "--bundle", str(folder / "bundle"), "--device", "cpu"]
-    arguments += ["--workdir", str(folder / "work"), "--out", str(folder / "out.json"), *options]
-    return CliRunner().invoke(script.main, arguments)
+    with benchmark_script("methods") as module:
+        yield module
 
 
 def test_every_method_ends_in_as_many_images_and_is_done_once(
@@ -32,7 +20,7 @@ def test_every_method_ends_in_as_many_images_and_is_done_once(
 ) -> None:
     names = [name for name in script.ROWS if name not in script.CORESETS]  # which take half a minute
     options = ("--rows", ",".join(names), "--seeds", "1")
-    first = run(script, tmp_path, *options)
+    first = run_tiny(script, tmp_path, *options)
     assert first.exit_code == 0, first.output
     rows = read_json(tmp_path / "out.json")["rows"]
     assert list(rows) == names
@@ -43,13 +31,13 @@ def test_every_method_ends_in_as_many_images_and_is_done_once(
         assert learned.latent_dim == (3 * 32 * 32 if name in script.PIXELS else 16)
 
     monkeypatch.setattr("setting.evaluate", None)  # what is there is not measured again
-    again = run(script, tmp_path, *options)
+    again = run_tiny(script, tmp_path, *options)
     assert again.exit_code == 0, again.output
     assert again.stdout == first.stdout == (tmp_path / "out.md").read_text()
 
 
 def test_an_unknown_row_is_refused(script: ModuleType, tmp_path: Path) -> None:
-    result = run(script, tmp_path, "--rows", "random,dmm")
+    result = run_tiny(script, tmp_path, "--rows", "random,dmm")
     assert result.exit_code == 2
     assert "unknown row 'dmm'" in result.output
 

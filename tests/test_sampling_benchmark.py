@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import ROOT, load_script, write_bundle
+from conftest import benchmark_script, write_bundle
 
 from itgan_data.files import read_json
 from itgan_data.images import to_pil
@@ -16,9 +16,8 @@ CLASSES = ("cat", "dog")
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")  # where Python looks when the script is run
-        yield load_script("benchmarks/sampling.py")
+    with benchmark_script("sampling") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

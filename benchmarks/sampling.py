@@ -1,7 +1,8 @@
 """Which way to draw GAN samples gives the better classifier? Slim, 2020, Tables 1 and 3, and what learned latents add.
 
 Every row of Table 1 trains fresh networks with one recipe and one number of updates on generated images, and tests them
-on real ones. It is named after what its latents are and what is done to them, joined by +:
+on real ones; the spread is that of the networks, and of the draws, which are each network's own. A row is named after
+what its latents are and what is done to them, joined by +:
 
     fixed        normal draws, made once                 fresh        normal draws, new in every epoch
     several      fresh, one of several generators (--generator) drawn for each batch
@@ -14,6 +15,8 @@ on real ones. It is named after what its latents are and what is done to them, j
 Table 3, several generators, is in `complementary.py`: on digits whatever the data, for its rows train generators.
 Results are kept as soon as they exist; the same command again goes on with what is missing.
 
+    python benchmarks/sampling.py --scale cpu --data imagefolder:DIR --workdir WORKDIR
+
 Source: Slim, "Boosting generative networks for incremental learning", 2020: ResNet-20 of width 64, 72,000 updates of
 125 images, 50,000 fixed ones, the best accuracy of the training; here the accuracy is the last one.
 """
@@ -25,13 +28,13 @@ from typing import Any
 import click
 import torch
 from complementary import table_3
-from setting import Setting, generator_checksum, one_line_errors, open_setting, train_and_test
+from setting import Setting, generator_checksum, one_line_errors, open_setting, train_and_test, verdict
 from torch import nn
 
 from itgan_data.augmentation import CropFlip
 from itgan_data.draws import make_seed
 from itgan_data.ensemble import SyntheticEnsemble
-from itgan_data.evaluation.protocol import Results, RowKey, environment
+from itgan_data.evaluation.protocol import Results, RowKey, SeedResult, environment, summarize
 from itgan_data.files import fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_atomically, write_json
 from itgan_data.filtered_latents import FilteredLatents
 from itgan_data.fresh_latents import JitteredLatents, MixedLatents, RandomLatents
@@ -72,14 +75,25 @@ class Scale:
     recipe: Recipe
     num_images: int
     """Of a fixed set, and in an epoch of fresh draws."""
+    seeds: int
+    """Networks a row."""
 
 
 SCALES = {
-    "cpu": Scale(network="convnet", recipe=fast_recipe(1200), num_images=10_000),
+    # Seconds: shows that all works.
+    "tiny": Scale(network="convnet", recipe=fast_recipe(1, 16), num_images=20, seeds=1),
+    # Two cores, an hour.
+    "cpu": Scale(
+        network="convnet",
+        recipe=replace(fast_recipe(400), precision="bfloat16", compile=True),
+        num_images=10_000,
+        seeds=3,
+    ),
     "paper": Scale(
         network="resnet18",
         recipe=Recipe(steps=180 * 400, batch_size=125, lr=0.1, weight_decay=1e-4, augmentation=CropFlip()),
         num_images=50_000,
+        seeds=3,
     ),
 }
 
@@ -207,21 +221,21 @@ def passed(filtered: FilteredLatents) -> dict[str, Any]:
 
 def report(rows: dict[str, Any], rates: dict[str, Any]) -> str:
     """Two Markdown tables: the rows beside the paper's, and what each choice changes, there and here."""
-    here = {name: 100 * rows[name]["summary"]["mean"] for name in ROWS if name in rows}
+    here = {name: summarize([SeedResult(**each) for each in rows[name]["results"]]) for name in ROWS if name in rows}
     lines = [
         "| training set | filter accepts (%) | Slim (%) | test accuracy (%) | seeds |",
         "|---|---:|---:|---:|---:|",
     ]
-    for name, mean in here.items():
-        std = rows[name]["summary"]["std"]
-        shown = f"{mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
+    for name, summary in here.items():
         shares = ", ".join(f"{100 * rate['acceptance_rate']:.1f}" for rate in rates.get(name, []))
-        lines.append(f"| {name} | {shares} | {PAPER.get(name, '')} | {shown} | {len(rows[name]['results'])} |")
-    lines += ["", "| change | from | Slim | here |", "|---|---|---:|---:|"]
+        lines.append(f"| {name} | {shares} | {PAPER.get(name, '')} | {summary} | {summary.num_seeds} |")
+    lines += ["", "| change | from | Slim | here | the paper's sign |", "|---|---|---:|---:|---|"]
     for change, before, after in changes():
         if before in here and after in here:
-            paper, ours = PAPER[after] - PAPER[before], here[after] - here[before]
-            lines.append(f"| {change} | {before} | {paper:+.2f} | {ours:+.2f} |")
+            paper, ours = PAPER[after] - PAPER[before], 100 * (here[after].mean - here[before].mean)
+            better, worse = (after, before) if paper > 0 else (before, after)
+            holds = verdict(here[better], here[worse])
+            lines.append(f"| {change} | {before} | {paper:+.2f} | {ours:+.2f} | {holds} |")
     return "\n".join(lines) + "\n"
 
 
@@ -243,14 +257,13 @@ def table_1(
     data: str,
     bundle: Path | None,
     others: tuple[Path, ...],
-    seeds: int,
     device: str,
     out: Path,
 ) -> str:
     """Measure what is missing of some rows, and write all there are beside `out`; also returns them."""
     common = {"network": scale.network, "recipe": scale.recipe.to_json(), "data": data.partition(":")[0]}
     results = Results(out, settings=common, environment=environment(device))
-    setting = open_setting(data, bundle, network=scale.network, recipe=scale.recipe, device=device, seeds=seeds)
+    setting = open_setting(data, bundle, network=scale.network, recipe=scale.recipe, device=device, seeds=scale.seeds)
     checksums = [f"generator {sha256_of(path / WEIGHTS_FILE)[:12]}" for path in others]
     inputs = Inputs(
         generators=[setting.bundle.generator.to(device), *(load_generator(path).to(device) for path in others)],
@@ -274,7 +287,9 @@ PATH = click.Path(path_type=Path)
 
 
 @click.command(help=__doc__.partition("\n")[0])
-@click.option("--data", help="Real images of table 1: cifar10[:ROOT], imagefolder:DIR, digits.")
+@click.option(
+    "--data", default="cifar10", show_default=True, help="Of table 1: cifar10[:ROOT], imagefolder:DIR, digits."
+)
 @click.option(
     "--tables", default="1,3", show_default=True, help="Joined by commas; 3 is always the same work, on digits."
 )
@@ -282,11 +297,6 @@ PATH = click.Path(path_type=Path)
 @click.option("--generator", "others", multiple=True, type=PATH, help="One more, for 'several'.")
 @click.option("--scale", "scale_name", default="cpu", show_default=True, type=click.Choice(list(SCALES)))
 @click.option("--rows", default=",".join(ROWS), help="Some of the rows of table 1, joined by commas.")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Networks a row of table 1.")
-@click.option("--images", type=click.IntRange(1), help="Of a fixed set; by default that of the scale.")
-@click.option("--steps", type=click.IntRange(1), help="Updates; by default those of the scale.")
-@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
-@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; it needs a C++ compiler.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")
 @click.option("--out", type=PATH, default=Path("runs/sampling.json"), show_default=True)
@@ -300,11 +310,6 @@ def main(
     others: tuple[Path, ...],
     scale_name: str,
     rows: str,
-    seeds: int,
-    images: int | None,
-    steps: int | None,
-    precision: str,
-    compiled: bool,
     device: str,
     threads: int | None,
     out: Path,
@@ -318,12 +323,11 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     scale = SCALES[scale_name]
-    recipe = replace(scale.recipe, steps=steps or scale.recipe.steps, precision=precision, compile=compiled)
-    recipe = replace(recipe, augmentation=CropFlip(flip=not data.startswith("digits")))
-    scale = replace(scale, recipe=recipe, num_images=images or scale.num_images)
+    recipe = replace(scale.recipe, augmentation=CropFlip(flip=not data.startswith("digits")))
+    scale = replace(scale, recipe=recipe)
     with one_line_errors():
         if "1" in wanted:
-            table = table_1(names, scale, data=data, bundle=bundle, others=others, seeds=seeds, device=device, out=out)
+            table = table_1(names, scale, data=data, bundle=bundle, others=others, device=device, out=out)
             click.echo(table, nl=False)
         if "3" in wanted:
             click.echo(table_3(workdir, out.with_suffix(".table-3.json"), device), nl=False)

@@ -4,7 +4,9 @@ All variants make the same step: the same latents, real images, draws and networ
 compared before anything is timed. They take turns, a figure is the median over the rounds, and only ratios within one
 run should be compared. On one CPU thread the clock is that of the process, which stands still while another process has
 the core. Memory is what a step needs at its peak beyond what the process holds before it, in a fresh process for each
-variant. Images and weights are random: neither changes the time. With `--data` the precision is judged too, on real
+variant. Images and weights are random: neither changes the time. A step's share of the peak is that of its matrix
+products and convolutions in the time that the machine's best product would take for them, in the same precision and
+run: what is left is how much faster it could be without doing less. With `--data` the precision is judged too, on real
 images with the packaged generator and trained networks.
 
     python benchmarks/condense_speed.py --threads 1 --data imagefolder:DIR --pool WORKDIR/condense/pool
@@ -24,7 +26,7 @@ import click
 import torch
 import torch.nn.functional as F
 from release_cifar10 import CPU as RELEASE
-from throughput import clock_for, straightforward, table
+from throughput import best_rates, clock_for, count_operations, matrix_products, straightforward, table
 
 from itgan_data.bundle import load_bundle
 from itgan_data.condense.config import CondenserConfig
@@ -93,6 +95,7 @@ VARIANTS = {
     "ours, float32, compiled": Variant(compiled=True),
     "ours, bfloat16, compiled": Variant("bfloat16", compiled=True),
 }
+EAGER = {True: PLAIN, False: "ours, float32"}  # whose operations can be counted: of loops, and of ours
 
 
 class Stopwatch:
@@ -247,24 +250,30 @@ def measure_speed(work: Work, rounds: int, device: torch.device) -> dict[str, di
     watches = {name: Stopwatch(device) for name in VARIANTS}
     steps = {name: make_step(variant, work, device, watches[name]) for name, variant in VARIANTS.items()}
     found = {name: step(0) for name, step in steps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    operations = {loop: count_operations(lambda step=steps[name]: step(0)) for loop, name in EAGER.items()}
+    products, product_operations = matrix_products(device)
+    timed = {**steps, **{name: lambda _, product=product: product() for name, product in products.items()}}
+    watch = Stopwatch(device)
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     for number in range(1, rounds + 1):
-        for name, step in steps.items():
-            watch = watches[name]
+        for name, call in timed.items():
             started = watch.now()
-            step(number)
+            call(number)
             seconds[name].append(watch.now() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    peaks = best_rates({name: count / medians[name] for name, count in product_operations.items()})
     for name, step in steps.items():
         watches[name].running = True
         step(rounds + 1)
-    plain = statistics.median(seconds[PLAIN])
     results: dict[str, dict[str, Any]] = {}
     for name, (losses, gradient) in found.items():
-        median, parts = statistics.median(seconds[name]), watches[name].seconds
+        variant, median, parts = VARIANTS[name], medians[name], watches[name].seconds
         results[name] = {
             "seconds": median,
             "steps_per_second": 1 / median,
-            "ratio": plain / median,
+            "ratio": medians[PLAIN] / median,
+            "operations": operations[variant.loop],
+            "share_of_peak": operations[variant.loop] / median / peaks[variant.precision],
             "shares": {part: parts[part] / parts.total() for part in PARTS},
             "loss_difference": _relative(losses, found[PLAIN][0]),
             "gradient_difference": _relative(gradient, found[PLAIN][1]),
@@ -374,6 +383,7 @@ def judge_precision(data: str, pool: Path, steps: int, device: torch.device) -> 
 COLUMNS = {
     "steps_per_second": "steps/s|.2f",
     "ratio": "times as fast|.2f",
+    "share_of_peak": "share of peak|.0%",
     "peak_mb": "peak of a step (MB)|.0f",
     **{part: f"{part}|.0%" for part in PARTS},
     "loss_difference": "loss differs by|.0e",

@@ -135,9 +135,9 @@ def measure_generation(
     calls = {name: lambda form=form: form(latents, labels) for name, (form, _) in forms.items()}
     seconds = median_seconds(calls | products, rounds, device)
     rates = {name: count / seconds[name] for name, count in product_operations.items()}
-    peaks = {dtype: max(rates[f"matmul, {dtype}"], rates[f"conv, {dtype}"]) for dtype in DTYPES}
-    plain_operations = _operations(lambda: straightforward(plain, latents, labels))
-    frozen_operations = _operations(lambda: frozen(latents, labels))
+    peaks = best_rates(rates)
+    plain_operations = count_operations(lambda: straightforward(plain, latents, labels))
+    frozen_operations = count_operations(lambda: frozen(latents, labels))
     rows = {}
     for name, (_, dtype) in forms.items():
         operations = plain_operations if name.startswith("straightforward") else frozen_operations
@@ -151,8 +151,13 @@ def measure_generation(
     return {"chunk": chunk, "operations_an_image": operations_an_image, "operations_per_second": rates, "rows": rows}
 
 
-@torch.no_grad()
-def _operations(call: Callable[[], Any]) -> int:
+def best_rates(rates: Mapping[str, float]) -> dict[str, float]:
+    """Of the rates of `matrix_products` the higher one in each precision: the peak."""
+    return {dtype: max(rates[f"matmul, {dtype}"], rates[f"conv, {dtype}"]) for dtype in DTYPES}
+
+
+def count_operations(call: Callable[[], Any]) -> int:
+    """Those of matrix products and convolutions, a multiplication and an addition as two; none of compiled code."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

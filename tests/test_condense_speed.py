@@ -43,3 +43,14 @@ def test_all_parts_of_a_step_are_timed(script: ModuleType, loop: bool) -> None:
     assert set(watch.seconds) == set(script.PARTS)
     assert min(watch.seconds.values()) > 0
     assert watch.seconds.total() == pytest.approx(watch.now() - started, rel=0.1)
+
+
+def test_no_variant_is_faster_than_the_machine(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    uncompiled = {name: variant for name, variant in script.VARIANTS.items() if not variant.compiled}
+    monkeypatch.setattr(script, "VARIANTS", uncompiled)
+    rows = script.measure_speed(script.Work(2, 2, 2), 1, CPU)
+    assert set(rows) == set(uncompiled)
+    assert all(0 < row["share_of_peak"] < 1 for row in rows.values())
+    plain, ours = rows[script.PLAIN], rows["ours, float32"]
+    assert ours["operations"] < plain["operations"]  # the same images by fewer products
+    assert {row["operations"] for row in rows.values()} == {plain["operations"], ours["operations"]}

@@ -221,9 +221,17 @@ def report(table: Table, lab: Lab) -> str:
 
 @click.command(help=__doc__)
 @click.option("--scale", "scale_name", type=click.Choice(list(SCALES)), required=True, help="Work a cell.")
-@click.option("--data", required=True, help="Real images: cifar10[:ROOT], imagefolder:DIR, digits (--scale tiny).")
+@click.option(
+    "--data", default="cifar10", show_default=True, help="Or cifar10:ROOT, imagefolder:DIR, digits (--scale tiny)."
+)
 @click.option("--bundle", type=PATH, help="Gives the generator; by default the bundle in the package.")
-@click.option("--workdir", type=PATH, required=True, help="Where pool, start and latents are kept.")
+@click.option(
+    "--workdir",
+    type=PATH,
+    default=Path("runs/ablations"),
+    show_default=True,
+    help="Where pool, start and latents are kept.",
+)
 @click.option("--tables", default=",".join(TABLES), show_default=True, help="Which, joined by commas.")
 @click.option("--cells", default="", help="Only cells with this in their name; tuning does what it needs.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)

@@ -216,9 +216,17 @@ def report(rows: Mapping[str, Any], images_per_class: int) -> str:
 
 @click.command(help=__doc__)
 @click.option("--scale", "scale_name", type=click.Choice(list(SCALES)), required=True, help="Work a method.")
-@click.option("--data", required=True, help="Real images: cifar10[:ROOT], imagefolder:DIR, digits (--scale tiny).")
+@click.option(
+    "--data", default="cifar10", show_default=True, help="Or cifar10:ROOT, imagefolder:DIR, digits (--scale tiny)."
+)
 @click.option("--bundle", type=PATH, help="Gives the generator; by default the bundle in the package.")
-@click.option("--workdir", type=PATH, required=True, help="Where the pool and what is learned are kept.")
+@click.option(
+    "--workdir",
+    type=PATH,
+    default=Path("runs/methods"),
+    show_default=True,
+    help="Where the pool and what is learned are kept.",
+)
 @click.option("--rows", default=",".join(ROWS), help="Some of the rows, joined by commas.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Networks a row.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)

@@ -193,20 +193,19 @@ def train_filter(setting: Setting, file: Path, results: Results) -> nn.Module:
     return network
 
 
-def run_row(setting: Setting, name: str, inputs: Inputs, results: Results, rates: Path) -> None:
-    """Train what is missing of a row, and keep each result, and what its filters let through, at once."""
+def run_row(setting: Setting, name: str, inputs: Inputs, seed: int, results: Results, rates: Path) -> None:
+    """Train a network of a row if it is missing, and keep its result, and what its filters let through, at once."""
     key = row_key(setting, name, inputs)
+    if results.get(name, key, seed) is not None:
+        return
     if "transforms" not in name.split("+"):
         setting = replace(setting, recipe=replace(setting.recipe, augmentation=None))
-    for seed in setting.seeds:
-        if results.get(name, key, seed) is not None:
-            continue
-        source, filters = make_source(setting, name, inputs, seed)
-        results.add(name, key, setting.run(source, setting.test, seed, name))
-        if filters:
-            kept = read_json(rates) if rates.is_file() else {}
-            asked = [one for one in filters if one.num_tried.any()]  # a generator may not have been drawn
-            write_json(rates, {**kept, name: [passed(one) for one in asked]})
+    source, filters = make_source(setting, name, inputs, seed)
+    results.add(name, key, setting.run(source, setting.test, seed, name))
+    if filters:
+        kept = read_json(rates) if rates.is_file() else {}
+        asked = [one for one in filters if one.num_tried.any()]  # a generator may not have been drawn
+        write_json(rates, {**kept, name: [passed(one) for one in asked]})
 
 
 def passed(filtered: FilteredLatents) -> dict[str, Any]:
@@ -272,11 +271,13 @@ def table_1(
         num_images=scale.num_images,
     )
     rates = out.with_suffix(".rates.json")
-    for name in names:
-        if name in SEVERAL and not others:
-            click.echo(f"no --generator: the row {name!r} is left out")
-        elif name != "real+transforms":
-            run_row(setting, name, inputs, results, rates)
+    if not others and (without := [name for name in names if name in SEVERAL]):
+        click.echo(f"no --generator: left out {', '.join(without)}")
+        names = [name for name in names if name not in without]
+    for seed in setting.seeds:  # a run that is stopped leaves a whole table of fewer networks
+        for name in names:
+            if name != "real+transforms":
+                run_row(setting, name, inputs, seed, results, rates)
     table = report(read_json(out)["rows"], read_json(rates) if rates.is_file() else {})
     with write_atomically(out.with_suffix(".md")) as temporary:
         temporary.write_text(table, encoding="utf-8")

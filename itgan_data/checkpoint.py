@@ -84,15 +84,9 @@ def load_checkpoint(
         ValueError: it belongs to another configuration, or a piece is missing or damaged.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
+    manifest = read_manifest(folder, config=config, may_differ=may_differ)
+    if manifest is None:
         return None
-    manifest = read_json(folder / MANIFEST)
-    for field, stored, wanted in differences(manifest["config"], json.loads(json.dumps(config))):
-        if field not in may_differ:
-            raise ValueError(
-                f"{folder} holds work with {field}={stored!r}, not {wanted!r}; "
-                "use that configuration again or another folder"
-            )
     chunks: dict[str, list[torch.Tensor]] = {name: [] for name in manifest["shapes"]}
     for file, checksum in manifest["pieces"].items():
         if not (folder / file).is_file() or sha256_of(folder / file) != checksum:
@@ -102,6 +96,26 @@ def load_checkpoint(
     tensors = {name: torch.cat(chunks[name]).view(shape) for name, shape in manifest["shapes"].items()}
     logger.debug("going on from step %d of %s", manifest["step"], folder)
     return Checkpoint(tensors, manifest["step"], manifest["results"])
+
+
+def read_manifest(
+    folder: Path, *, config: Mapping[str, Any], may_differ: Collection[str] = ()
+) -> dict[str, Any] | None:
+    """What `save_checkpoint` has noted in `folder`; None when there is no checkpoint. Reads no tensors.
+
+    Raises:
+        ValueError: it belongs to another configuration.
+    """
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_json(folder / MANIFEST)
+    for field, stored, wanted in differences(manifest["config"], json.loads(json.dumps(config))):
+        if field not in may_differ:
+            raise ValueError(
+                f"{folder} holds work with {field}={stored!r}, not {wanted!r}; "
+                "use that configuration again or another folder"
+            )
+    return manifest
 
 
 def _pieces(tensors: Mapping[str, torch.Tensor], limit: int) -> Iterator[dict[str, torch.Tensor]]:

@@ -15,6 +15,8 @@ import torch
 from .checkpoint import MANIFEST, Checkpoint, load_checkpoint, save_checkpoint
 from .files import read_json
 
+State = Mapping[str, torch.Tensor]
+
 
 class OutOfTimeError(RuntimeError):
     """`max_minutes` are over; the work so far is in the workdir."""
@@ -86,16 +88,58 @@ class Keeper:
         """Whether the last save was long enough ago."""
         return time.monotonic() > self.saved + 60 * self.budget.checkpoint_minutes
 
-    def save(self, tensors: Mapping[str, torch.Tensor], step: int, *, results: Mapping[str, Any] | None = None) -> None:
+    def save(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
         """Replace the checkpoint."""
-        save_checkpoint(self.folder, tensors, step=step, config=self.work, results=results)
+        save_checkpoint(self.folder, tensors, step=step, config=self.work)
         self.saved, self.saved_step = time.monotonic(), step
+
+    def describe_saved(self) -> str:
+        """What an error says of the work that is not lost."""
+        if self.saved_step is None:
+            return "nothing was saved yet"
+        return f"the last good state, step {self.saved_step}, is in {self.folder}"
 
 
 def saved_step(folder: Path) -> int | None:
     """How far the checkpoint in `folder` is; None where there is none. Reads no tensors, so others may be writing."""
     manifest = folder / MANIFEST
     return int(read_json(manifest)["step"]) if manifest.is_file() else None
+
+
+@contextmanager
+def saving(keeper: Keeper | None, steps: int, *, remedy: str) -> Iterator[Callable[[int, Callable[[], State]], None]]:
+    """Work of `steps` steps that is not lost. Yields what is to be called after each, with its number and its state.
+
+    The state is saved every few minutes, after the last step, when the time is over, and at Ctrl-C, which is held back
+    until then. What is yielded raises `OutOfTimeError`, `KeyboardInterrupt` or, in place of saving a state that is not
+    finite, `FloatingPointError`.
+
+    Args:
+        keeper: saves; None to do nothing.
+        steps: the number of the last one.
+        remedy: what to do about values that are not finite.
+    """
+    if keeper is None:
+        yield lambda step, state: None
+        return
+    with interrupt_held() as interrupted:
+
+        def done(step: int, state: Callable[[], State]) -> None:
+            stop, over = interrupted(), keeper.budget.is_over()
+            if step == steps or stop or over or keeper.due():
+                tensors = state()
+                if lost := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+                    raise FloatingPointError(
+                        f"{lost[0]} of {keeper.folder.name} is not finite at step {step}; {keeper.describe_saved()}; "
+                        f"{remedy}"
+                    )
+                keeper.save(tensors, step)
+            if stop:
+                raise KeyboardInterrupt
+            if over:
+                raise keeper.budget.out_of_time()
+
+        yield done
 
 
 @contextmanager

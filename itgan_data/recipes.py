@@ -4,7 +4,7 @@ Work is counted in updates, not epochs, so that training sets of different sizes
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from . import draws
 from .augmentation import DSA, Augmentation, CropFlip
+from .config_values import check_values
 from .images import Normalization
 from .precision import autocast, check_precision
 
@@ -59,6 +60,7 @@ class Recipe:
     """Train through torch.compile: faster from a few hundred steps on, but needs a C++ compiler."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -102,6 +104,95 @@ def fast_recipe(steps: int = 2000, batch_size: int = 128, *, flip: bool = True) 
     return Recipe(steps=steps, batch_size=batch_size, lr=0.05, nesterov=True, augmentation=CropFlip(flip=flip))
 
 
+class ClassifierTraining:
+    """A classifier in training, one update at a time, whose state can be kept and taken up again exactly.
+
+    Arguments and errors as of `train_classifier`. The network is in training mode while it lasts.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        source: ImageSource,
+        recipe: Recipe,
+        *,
+        normalization: Normalization,
+        seed: int,
+        device: str | torch.device | None = None,
+        observe: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
+    ) -> None:
+        if len(source) == 0:
+            raise ValueError("the training set has no images; expected at least one")
+        self.network = network
+        self.source = source
+        self.recipe = recipe
+        self.normalization = normalization
+        self.seed = seed
+        self.device = torch.device(device) if device is not None else _device_of(network)
+        self.observe = observe
+        self.step = 0
+        """Updates so far."""
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.train()
+        self._optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+        self._model = torch.compile(network, dynamic=False) if recipe.compile else network
+        self._epoch = -1
+        self._batches: list[torch.Tensor] = []
+
+    def update(self) -> torch.Tensor:
+        """One update; the loss before it, on the device."""
+        recipe = self.recipe
+        epoch, place = divmod(self.step, max(len(self.source) // recipe.batch_size, 1))
+        if epoch != self._epoch:
+            self._batches = epoch_batches(len(self.source), recipe.batch_size, seed=self.seed, epoch=epoch)
+            self._epoch = epoch
+        for group in self._optimizer.param_groups:
+            group["lr"] = recipe.learning_rate(self.step)
+        images, labels = training_batch(
+            self.source,
+            self._batches[place],
+            recipe,
+            normalization=self.normalization,
+            seed=self.seed,
+            epoch=epoch,
+            device=self.device,
+        )
+        with autocast(self.device, recipe.precision):
+            logits = self._model(images)
+        if self.observe is not None:
+            self.observe(self._batches[place], logits.detach())
+        loss = F.cross_entropy(logits.float(), labels)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights, buffers and momenta by name; they share memory with the network and its optimiser."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            momentum = self._optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        return tensors
+
+    def restore(self, state: Mapping[str, torch.Tensor], step: int) -> None:
+        """Go on from what `state` gave after `step` updates."""
+        own = self.network.state_dict()
+        self.network.load_state_dict({name: state[f"network.{name}"] for name in own})
+        for name, parameter in self.network.named_parameters():
+            if (momentum := state.get(f"momentum.{name}")) is not None:
+                self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+        self.step = step
+
+
 def train_classifier(
     network: nn.Module,
     source: ImageSource,
@@ -128,43 +219,17 @@ def train_classifier(
         progress: called after each update with the number of updates so far and the loss, on `device`.
         observe: called before each update with the indices `[B]` of its images and their logits
             `[B, num_classes]`, on `device`.
+
+    Raises:
+        ValueError: there are no training images.
     """
-    if len(source) == 0:
-        raise ValueError("the training set has no images; expected at least one")
-    device = torch.device(device) if device is not None else _device_of(network)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.train()
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
+    training = ClassifierTraining(
+        network, source, recipe, normalization=normalization, seed=seed, device=device, observe=observe
     )
-    model = torch.compile(network, dynamic=False) if recipe.compile else network
-    step = 0
-    epoch = 0
-    while step < recipe.steps:
-        for indices in epoch_batches(len(source), recipe.batch_size, seed=seed, epoch=epoch):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate(step)
-            images, labels = training_batch(
-                source, indices, recipe, normalization=normalization, seed=seed, epoch=epoch, device=device
-            )
-            with autocast(device, recipe.precision):
-                logits = model(images)
-            if observe is not None:
-                observe(indices, logits.detach())
-            loss = F.cross_entropy(logits.float(), labels)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            step += 1
-            if progress is not None:
-                progress(step, loss.detach())
-            if step == recipe.steps:
-                break
-        epoch += 1
+    while training.step < recipe.steps:
+        loss = training.update()
+        if progress is not None:
+            progress(training.step, loss)
     network.eval()
 
 

@@ -171,6 +171,17 @@ def test_pixels_are_condensed_without_a_generator(tmp_path: Path) -> None:
     assert load_bundle(out).config["generator"]["architecture"] == "pixels"
 
 
+def test_a_normalization_in_the_configuration_is_kept(tmp_path: Path) -> None:
+    given = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    config = config_file(tmp_path, "dm.json", {"steps": 1, "networks": {"width": 8}, "normalization": given})
+    out = tmp_path / "bundle"
+    done(
+        *("condense", "--method", "dm", "--data", "digits", "--config", config),
+        *("--images-per-class", "1", "--out", out),
+    )
+    assert load_bundle(out).config["normalization"] == given
+
+
 def test_evaluate_prints_accuracy_for_people_and_for_scripts(bundle: Path) -> None:
     arguments = ("evaluate", bundle, "--data", "digits", "--steps", "1", "--seeds", "2")
     assert done(*arguments).stdout.startswith("real test accuracy ")

@@ -107,10 +107,10 @@ class TestEncoder:
         for name, tensor in whole.state_dict().items():
             assert torch.equal(encoder.state_dict()[name], tensor)
 
-    @pytest.mark.parametrize("side", [4, 8, 12, 28, 32])
-    def test_takes_images_of_any_size(self, side: int) -> None:
-        encoder = Encoder((1, side, side), num_classes=3, latent_dim=5, width=8)
-        assert encoder(torch.zeros(2, 1, side, side), torch.tensor([0, 2])).shape == (2, 5)
+    @pytest.mark.parametrize("size", [(4, 4), (8, 8), (12, 12), (28, 28), (32, 32), (8, 16), (20, 3)])
+    def test_takes_images_of_any_size(self, size: tuple[int, int]) -> None:
+        encoder = Encoder((1, *size), num_classes=3, latent_dim=5, width=8)
+        assert encoder(torch.zeros(2, 1, *size), torch.tensor([0, 2])).shape == (2, 5)
 
 
 class TestInvert:

@@ -18,6 +18,7 @@ BASE = {
     "draws",
     "precision",
     "extras",
+    "config_values",
     "generator_contract",
 }  # they know of no more than each other, so every other one may use them
 MAY_IMPORT = {
@@ -26,6 +27,7 @@ MAY_IMPORT = {
     "draws": set(),
     "precision": set(),
     "extras": set(),
+    "config_values": set(),
     "generator_contract": {"draws"},
     "torch_files": set(),
     "step_log": set(),

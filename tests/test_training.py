@@ -14,7 +14,7 @@ from PIL import Image
 from itgan_data.augmentation import diff_augment
 from itgan_data.checkpoint import MANIFEST
 from itgan_data.features import FeatureNetwork
-from itgan_data.files import read_json, write_json
+from itgan_data.files import read_json
 from itgan_data.generators.biggan import BatchStatistics, BigGAN, BigGANConfig
 from itgan_data.generators.config import GeneratorTrainerConfig
 from itgan_data.generators.discriminator import ProjectionDiscriminator, discriminator_hinge, generator_hinge
@@ -136,8 +136,8 @@ class TestResuming:
             ({"lr_generator": 1e-3}, r"lr_generator=0\.0002, not 0\.001"),
             ({"seed": 1}, "seed=0, not 1"),
             ({"generator": replace(CONFIG.generator, latent_dim=9)}, r"generator\.latent_dim=8, not 9"),
-            ({"initialization": "orthogonal"}, "initialization=None, not 'orthogonal'"),
-            ({"micro_batches": 2}, "micro_batches=None, not 2"),
+            ({"initialization": "orthogonal"}, "initialization='n02', not 'orthogonal'"),
+            ({"micro_batches": 2}, "micro_batches=1, not 2"),
         ],
     )
     def test_another_configuration_is_refused_by_name(
@@ -146,30 +146,6 @@ class TestResuming:
         make_trainer(tmp_path).save()
         with pytest.raises(ValueError, match=message):
             make_trainer(tmp_path, replace(CONFIG, **change))
-
-    def test_a_checkpoint_from_before_there_was_a_choice_goes_on(
-        self, tmp_path: Path, uninterrupted: tuple[int, list[str]]
-    ) -> None:
-        """It names no more of the configuration than what then was there."""
-        train(tmp_path, replace(CONFIG, steps=2))
-        manifest = read_json(tmp_path / "checkpoint" / MANIFEST)
-        for name in ("log_steps", "monitor_steps", "monitor_samples", "collapse_ratio", "collapse_checks"):
-            del manifest["config"][name]
-        known = {
-            "discriminator_channels",
-            "steps",
-            "batch_size",
-            "discriminator_steps",
-            "lr_generator",
-            "flips",
-            "seed",
-        }
-        known |= {"lr_discriminator", "beta1", "beta2", "augmentation", "ema_decay", "precision", "checkpoint_minutes"}
-        assert manifest["config"].keys() == known | {"generator", "preview_steps", "data"}
-        assert manifest["config"]["generator"].keys() == {"num_classes", "latent_dim", "channels", "bn_eps"}
-        write_json(tmp_path / "checkpoint" / MANIFEST, manifest)
-        train(tmp_path)
-        assert everything(tmp_path) == uninterrupted
 
     @pytest.mark.parametrize("calls", [0, 1, 4])
     @pytest.mark.usefixtures("ctrl_c_raises")
@@ -419,7 +395,7 @@ class TestMonitoring:
 
     def test_ends_with_an_error_where_nothing_was_measured(self, tmp_path: Path) -> None:
         config = replace(CONFIG, lr_generator=1e38)
-        with pytest.raises(FloatingPointError, match=r"nothing was saved yet, lower the learning rates$"):
+        with pytest.raises(FloatingPointError, match=r"nothing was saved yet; lower the learning rates$"):
             make_trainer(tmp_path, config).run()
 
 

@@ -88,7 +88,7 @@ def pretrain(
         "small": lambda: presets.small(real.num_classes),
         "paper": lambda: presets.paper(real.num_classes),
     }
-    config = _read_config(GeneratorTrainerConfig, file) if file else chosen[preset]()
+    config = _read_config(GeneratorTrainerConfig, file, {}) if file else chosen[preset]()
     config = replace(config, flips=flips_of(flips, data), **given(steps=steps, seed=seed))
     features = inception(weights, device=device) if weights else None
     if monitor and features is None:
@@ -146,8 +146,12 @@ def condense(
     """
     real = load_images(open_dataset(data, "train"))
     count = given(images_per_class=images_per_class)  # some methods choose learning rates and loops by it
-    config = _read_config(CondenserConfig, file, **count) if file else METHODS[method](**count)
-    config = replace(config, normalization=measure_normalization(real), **given(**changes))
+    measured = measure_normalization(real)
+    if file:
+        config = _read_config(CondenserConfig, file, {"normalization": measured}, **count)
+    else:
+        config = replace(METHODS[method](**count), normalization=measured)
+    config = replace(config, **given(**changes))
     if not flips_of(flips, data):
         strategy = "_".join(name for name in config.strategy.split("_") if name != "flip")
         config = replace(config, strategy=strategy, pool=replace(config.pool, flips=False))
@@ -204,10 +208,10 @@ def import_command(checkpoint: Path, latents: Path | None, data: str, label_file
     click.echo(out)
 
 
-def _read_config(kind: Callable[..., Config], file: Path, **values: Any) -> Config:
-    """A configuration of the values in a JSON file, and of `values` before them."""
+def _read_config(kind: Callable[..., Config], file: Path, defaults: Mapping[str, Any], **values: Any) -> Config:
+    """A configuration of the values in a JSON file, `values` before them, and `defaults` after them."""
     try:
-        return kind(**{**read_json(file), **values})
+        return kind(**{**defaults, **read_json(file), **values})
     except TypeError as error:  # unknown names, and text where there should be a number
         raise ValueError(f"{file} does not hold the fields of such a configuration ({error})") from error
 

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ from .preparation import (
     MAY_DIFFER,
     Unit,
     check_fit,
+    check_folders,
     choose,
-    determining,
     frozen,
     identity,
     more_units,
@@ -63,12 +64,13 @@ class Condenser:
             that, else an encoder is trained and Adam does the rest.
         real_dataset: anything torchvision-like; read into memory once.
         config: how to condense.
-        workdir: where the stages are kept; without one they are lost with the object.
+        workdir: where the stages are kept; without one they are lost with the object. For one run at a time, or the
+            ranks or shards of one.
         device: by default CUDA where there is one.
 
     Raises:
         ValueError: a generator whose images are not finite or do not depend on its latents, images or classes that do
-            not fit it, or too few images in a class.
+            not fit it, too few images in a class, or a workdir with units of work of another run.
         RuntimeError: `tensorboard` without TensorBoard.
     """
 
@@ -97,7 +99,8 @@ class Condenser:
             weakref.finalize(self, shutil.rmtree, workdir, ignore_errors=True)
         self.workdir = Path(workdir)
         self.real_images = real_images.to(self.device)
-        self._work = {**determining(config), **identity(generator), "data": self.real_images.fingerprint}
+        self._work = {**asdict(config), **identity(generator), "data": self.real_images.fingerprint}
+        check_folders(self.workdir, self._work)
         self._begin(Shard.of_this_rank(), None)
 
     def run(self, max_minutes: float | None = None) -> LatentSet:
@@ -123,7 +126,7 @@ class Condenser:
         Raises:
             OutOfTimeError: `max_minutes` are over; run again to go on.
             ValueError: `workdir` holds work of another configuration, or `band` holds no network.
-            FloatingPointError: a loss is not finite or exploded.
+            FloatingPointError: a loss, a latent or a network is not finite, or a loss exploded.
         """
         units = self.units
         if self.config.steps:

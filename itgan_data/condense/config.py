@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..augmentation import DSA
+from ..config_values import check_values
 from ..images import CIFAR10, Normalization
 from ..precision import check_precision
 from .embedding import PoolConfig
@@ -68,6 +69,7 @@ class CondenserConfig:
 
     def __post_init__(self) -> None:
         self._from_json()
+        check_values(self)
         for name in ("images_per_class", "group_size", "chunk_size", "class_block", "real_batch_size", "log_steps"):
             _check_at_least(name, getattr(self, name), 1)
         _check_at_least("preview_steps", self.preview_steps, 1)
@@ -99,6 +101,8 @@ class CondenserConfig:
             if isinstance(value, Mapping):
                 object.__setattr__(self, name, kind(**value))
         if self.band is not None:
+            if not isinstance(self.band, (list, tuple)):
+                raise ValueError(f"band must be two accuracies in [0, 1], the lower one first, got {self.band!r}")
             object.__setattr__(self, "band", tuple(self.band))
 
     def _check_combinations(self) -> None:

@@ -11,14 +11,17 @@ import torch
 from tqdm import tqdm
 
 from .. import draws
+from ..config_values import check_values
 from ..images import LabeledImages, Normalization
-from ..keeping import Budget, Keeper
+from ..keeping import Budget, Keeper, saving
 from ..networks import NETWORKS, Classifier, create_network
 from ..precision import check_precision
-from ..recipes import accuracy, fast_recipe, train_classifier
+from ..recipes import ClassifierTraining, accuracy, fast_recipe
 from .sharding import Shard, Team
 
 logger = logging.getLogger(__name__)
+
+_FEWEST_IMAGES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class PoolConfig:
     """Fuse the network with torch.compile: several times faster on the CPU, but needs a C++ compiler."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         for name in ("num_networks", "width", "steps", "batch_size", "snapshots", "validation_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -129,7 +133,7 @@ def build_pool(
 ) -> EmbeddingPool:
     """Train the networks of a pool, or read those that `workdir` holds already.
 
-    A network is written when it is complete, so a killed run repeats one network at most.
+    A network is also saved every few minutes, with how far its training is.
 
     Args:
         real_images: what they are trained on.
@@ -137,12 +141,18 @@ def build_pool(
         normalization: takes unit images to what they see.
         seed: network i has `seed + i`.
         workdir: a folder a network.
-        team: who trains which of them, and its budget, asked after each; by default all are trained here.
+        team: who trains which of them, and its budget; by default all are trained here.
 
     Raises:
-        OutOfTimeError: the budget is used up.
-        ValueError: `workdir` holds networks of another configuration.
+        OutOfTimeError: the budget is used up; all is saved.
+        ValueError: too few images to keep some out of training, or `workdir` holds networks of another configuration.
+        FloatingPointError: the training of a network diverged.
     """
+    if len(real_images) < _FEWEST_IMAGES:
+        raise ValueError(
+            f"a pool of networks needs at least {_FEWEST_IMAGES} real images, a fifth of them to know their accuracy "
+            f"by, got {len(real_images)}; add images, or match on fresh networks"
+        )
     team = team or Team(Shard(1, 1), Budget(None, checkpoint_minutes=math.inf, workdir=Path(workdir)))
     device, budget = real_images.images.device, team.budget
     work = {**asdict(config), "normalization": asdict(normalization), "data": real_images.fingerprint}
@@ -151,17 +161,14 @@ def build_pool(
     def trained(number: int) -> tuple[dict[str, torch.Tensor], list[float]]:
         network_work = {**work, "seed": seed + number}
         keeper = Keeper(folders[number], network_work, budget, may_differ=("num_networks",))  # a pool may grow
-        found = keeper.load()
-        if found is not None:
-            return found.tensors, found.results["accuracies"]
-        tensors, scores = _train(real_images, config, normalization, seed + number)
-        keeper.save(tensors, config.steps, results={"accuracies": scores})
-        budget.check()
-        return tensors, scores
+        tensors = _train(real_images, config, normalization, seed + number, keeper)
+        return tensors, tensors["accuracies"].tolist()
 
     states, accuracies = [], []
     for tensors, scores in team.gather(folders, config.steps, trained):
-        states += [_state(tensors, f"{snapshot}.", device) for snapshot in range(config.snapshots)]
+        for snapshot in range(config.snapshots):
+            state = _named(tensors, f"{snapshot}.")
+            states.append({name: tensor.to(device) for name, tensor in state.items()})
         accuracies += scores
     logger.info("pool of %d states, accuracy %.2f to %.2f", len(states), min(accuracies), max(accuracies))
     return EmbeddingPool(_network(real_images, config, seed), states, accuracies)
@@ -179,35 +186,54 @@ def _network(real_images: LabeledImages, config: PoolConfig, seed: int) -> Class
 
 
 def _train(
-    real_images: LabeledImages, config: PoolConfig, normalization: Normalization, seed: int
-) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Train one network; the tensors `snapshot.name` of its snapshots and their validation accuracies."""
+    real_images: LabeledImages, config: PoolConfig, normalization: Normalization, seed: int, keeper: Keeper
+) -> dict[str, torch.Tensor]:
+    """Train one network, or read it where it is finished: `0.name` of its first snapshot, ..., and `accuracies`."""
+    found = keeper.load()
+    if found is not None and found.step == config.steps:
+        return found.tensors
     order = draws.permutation(seed, 0, len(real_images)).to(real_images.images.device)
     held_out = min(config.validation_images, len(real_images) // 5)
     validation = real_images.select(order[:held_out])
-    training = real_images.select(order[held_out:])
+    recipe = replace(
+        fast_recipe(config.steps, config.batch_size, flip=config.flips),
+        precision=config.precision,
+        compile=config.compile,
+    )
     network = _network(real_images, config, seed)
-    due = config.snapshot_steps()
-    tensors: dict[str, torch.Tensor] = {}
+    training = ClassifierTraining(
+        network, real_images.select(order[held_out:]), recipe, normalization=normalization, seed=seed
+    )
+    snapshots: dict[str, torch.Tensor] = {}
     accuracies: list[float] = []
+    if found is not None:
+        training.restore(_named(found.tensors, "training."), found.step)
+        accuracies = found.tensors["accuracies"].tolist()
+        snapshots = {name: tensor for name, tensor in found.tensors.items() if name[0].isdigit()}
 
-    def keep(step: int, loss: torch.Tensor) -> None:
-        bar.update()
-        if step in due:
-            prefix = f"{len(accuracies)}."
-            tensors.update({prefix + name: value.clone() for name, value in network.state_dict().items()})
-            accuracies.append(accuracy(network, validation, normalization))
-            bar.set_postfix_str(f"validation accuracy {100 * accuracies[-1]:.1f}%")
+    def state() -> dict[str, torch.Tensor]:
+        tensors = {**snapshots, "accuracies": torch.tensor(accuracies, dtype=torch.float64)}
+        if training.step < config.steps:
+            tensors |= {f"training.{name}": tensor for name, tensor in training.state().items()}
+        return tensors
 
-    with tqdm(total=config.steps, desc=f"embedding network {seed}", unit="step") as bar:
-        recipe = replace(
-            fast_recipe(config.steps, config.batch_size, flip=config.flips),
-            precision=config.precision,
-            compile=config.compile,
-        )
-        train_classifier(network, training, recipe, normalization=normalization, seed=seed, progress=keep)
-    return tensors, accuracies
+    due = config.snapshot_steps()
+    with (
+        tqdm(total=config.steps, initial=training.step, desc=f"embedding network {seed}", unit="step") as bar,
+        saving(keeper, config.steps, remedy="give the pool another network, width or seed") as done,
+    ):
+        while training.step < config.steps:
+            training.update()
+            bar.update()
+            if training.step in due:
+                prefix = f"{len(accuracies)}."
+                snapshots |= {prefix + name: value.clone() for name, value in network.state_dict().items()}
+                accuracies.append(accuracy(network, validation, normalization))
+                bar.set_postfix_str(f"validation accuracy {100 * accuracies[-1]:.1f}%")
+            done(training.step, state)
+    return state()
 
 
-def _state(tensors: dict[str, torch.Tensor], prefix: str, device: torch.device) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value.to(device) for name, value in tensors.items() if name.startswith(prefix)}
+def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Those whose name begins so, without the prefix."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -5,7 +5,7 @@ Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,10 @@ from torch import nn
 from tqdm import trange
 
 from .. import draws
+from ..checkpoint import Checkpoint
+from ..config_values import check_values
 from ..images import LabeledImages, Normalization, signed_to_unit, unit_to_signed
-from ..keeping import Keeper
+from ..keeping import Keeper, saving
 from .matching import reconstruction
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class InversionConfig:
     """Latents optimised, kept and shared out together; bounds memory, does not change the result."""
 
     def __post_init__(self) -> None:
+        check_values(self)
         for name in ("encoder_steps", "steps", "pixel_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -61,13 +64,13 @@ class Encoder(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, latent_dim: int, width: int = 64) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels, side = image_shape[0], image_shape[1]
-        while side > 4:
+        channels, rows, columns = image_shape
+        while max(rows, columns) > 4:
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1)]
             layers += [nn.GroupNorm(8, width), nn.ReLU()]
-            channels, side, width = width, (side + 1) // 2, width * 2
+            channels, rows, columns, width = width, (rows + 1) // 2, (columns + 1) // 2, width * 2
         self.maps = nn.Sequential(*layers, nn.Flatten())
-        self.hidden = nn.Linear(channels * side**2, 512)
+        self.hidden = nn.Linear(channels * rows * columns, 512)
         self.label = nn.Embedding(num_classes, 512)
         self.latent = nn.Linear(512, latent_dim)
 
@@ -95,6 +98,7 @@ def train_encoder(
 
     Raises:
         OutOfTimeError: the keeper's budget is used up; the encoder so far is saved.
+        FloatingPointError: its weights are not finite.
     """
     latent_dim, num_classes = int(generator.latent_dim), int(generator.num_classes)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
@@ -105,62 +109,64 @@ def train_encoder(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.lr_encoder, total_steps=config.encoder_steps, cycle_momentum=False
     )
-    first = 0 if keeper is None else _restore(keeper, encoder, optimizer, schedule)
+    fit = _Fit(dict(encoder.named_parameters()), optimizer, schedule)
+    first = fit.restore(None if keeper is None else keeper.load())
     rows = torch.arange(config.encoder_batch_size, device=device)
-    for step in (bar := trange(first, config.encoder_steps, desc="encoder", unit="step")):
-        latents = draws.normal(seed, step, rows, latent_dim, stream=_SAMPLES)
-        labels = (draws.uniform(seed, step, rows, 1, stream=_SAMPLE_LABELS).squeeze(1) * num_classes).long()
-        with torch.no_grad():
-            images = generator(latents, labels).float()
-        loss = F.mse_loss(encoder(images, labels), latents)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            bar.set_postfix_str(f"latent error {loss.item():.3f}")
-        if keeper is not None:
-            over = keeper.budget.is_over()
-            if over or step + 1 == config.encoder_steps or keeper.due():
-                rate = optimizer.param_groups[0]["lr"]
-                keeper.save(_encoder_tensors(encoder, optimizer), step + 1, results={"lr": rate})
-            if over:
-                raise keeper.budget.out_of_time()
+    with saving(keeper, config.encoder_steps, remedy="lower lr_encoder of the inversion") as done:
+        for step in (bar := trange(first, config.encoder_steps, desc="encoder", unit="step")):
+            latents = draws.normal(seed, step, rows, latent_dim, stream=_SAMPLES)
+            labels = (draws.uniform(seed, step, rows, 1, stream=_SAMPLE_LABELS).squeeze(1) * num_classes).long()
+            with torch.no_grad():
+                images = generator(latents, labels).float()
+            loss = F.mse_loss(encoder(images, labels), latents)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            if step % 50 == 0:
+                bar.set_postfix_str(f"latent error {loss.item():.3f}")
+            done(step + 1, fit.state)
     return encoder.eval().requires_grad_(False)
 
 
-def _encoder_tensors(encoder: Encoder, optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:
-    """Weights and moments by name."""
-    moments = {
-        f"{name}.{key}": optimizer.state[parameter][key]
-        for name, parameter in encoder.named_parameters()
-        for key in ("exp_avg", "exp_avg_sq")
-    }
-    return {**encoder.state_dict(), **moments}
+class _Fit:
+    """Tensors that an Adam fits, with its moments and learning rate: what a checkpoint of a fit holds."""
 
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        optimizer: torch.optim.Adam,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> None:
+        self.tensors = tensors
+        self.optimizer = optimizer
+        self.schedule = schedule
 
-def _restore(
-    keeper: Keeper,
-    encoder: Encoder,
-    optimizer: torch.optim.Adam,
-    schedule: torch.optim.lr_scheduler.OneCycleLR,
-) -> int:
-    """Go on from the checkpoint, if there is one; the steps done."""
-    found = keeper.load()
-    if found is None:
-        return 0
-    for parameter in encoder.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(found.step)),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
+    def state(self) -> dict[str, torch.Tensor]:
+        """All by name."""
+        moments = {
+            f"{name}.{key}": self.optimizer.state[tensor][key]
+            for name, tensor in self.tensors.items()
+            for key in ("exp_avg", "exp_avg_sq")
         }
-    with torch.no_grad():
-        for name, tensor in _encoder_tensors(encoder, optimizer).items():
+        lr = torch.tensor(self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
+        return {**self.tensors, **moments, "lr": lr}
+
+    @torch.no_grad()
+    def restore(self, found: Checkpoint | None) -> int:
+        """Go on from what `state` gave, if there is such; the steps done."""
+        if found is None:
+            return 0
+        for name, tensor in self.tensors.items():
             tensor.copy_(found.tensors[name])
-    optimizer.param_groups[0]["lr"] = found.results["lr"]
-    schedule.last_epoch = found.step
-    return found.step
+            moments = {key: found.tensors[f"{name}.{key}"] for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[tensor] = {
+                "step": torch.tensor(float(found.step)),
+                **{key: torch.empty_like(tensor).copy_(moment) for key, moment in moments.items()},
+            }
+        self.optimizer.param_groups[0]["lr"] = float(found.tensors["lr"])
+        self.schedule.last_epoch = found.step
+        return found.step
 
 
 def starting_latents(
@@ -192,6 +198,7 @@ def invert(
     *,
     normalization: Normalization,
     on_step: Callable[[int, torch.Tensor], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Optimise the latents of a batch of real images (Eq. 1).
 
@@ -203,9 +210,14 @@ def invert(
         config: steps, learning rate, pixel weight.
         normalization: takes unit images to what `embed` expects.
         on_step: called with the step and the loss of each image before it.
+        keeper: where to go on from, and when to save; without one all is done anew.
 
     Returns:
         Latents `[N, latent_dim]` and the last loss of each image `[N]`.
+
+    Raises:
+        OutOfTimeError: the keeper's budget is used up; all is saved.
+        FloatingPointError: a latent is not finite.
     """
     unit, labels = real_images.unit_batch(torch.arange(len(real_images)))
     signed = unit_to_signed(unit)
@@ -214,15 +226,19 @@ def invert(
     latents = start.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([latents], lr=config.lr_latents)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.steps))
-    for step in range(config.steps + 1):
-        with torch.set_grad_enabled(step < config.steps):
-            images = generate(latents, labels)
-            synthetic_features = embed(normalization.standardize(signed_to_unit(images)))
-            losses = reconstruction(synthetic_features, features, images, signed, config.pixel_weight)
-        if on_step is not None:
-            on_step(step, losses.detach())
-        if step < config.steps:
-            (latents.grad,) = torch.autograd.grad(losses.sum(), latents)
-            optimizer.step()
-            schedule.step()
+    fit = _Fit({"latents": latents}, optimizer, schedule)
+    first = fit.restore(None if keeper is None else keeper.load())
+    with saving(keeper, config.steps, remedy="lower lr_latents of the inversion") as done:
+        for step in range(first, config.steps + 1):
+            with torch.set_grad_enabled(step < config.steps):
+                images = generate(latents, labels)
+                synthetic_features = embed(normalization.standardize(signed_to_unit(images)))
+                losses = reconstruction(synthetic_features, features, images, signed, config.pixel_weight)
+            if on_step is not None:
+                on_step(step, losses.detach())
+            if step < config.steps:
+                (latents.grad,) = torch.autograd.grad(losses.sum(), latents)
+                optimizer.step()
+                schedule.step()
+                done(step + 1, fit.state)
     return latents.detach(), losses.detach()

@@ -3,19 +3,21 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 
 import torch
 from tqdm import tqdm
 
 from .. import draws
 from ..images import signed_to_unit
-from ..keeping import Keeper, interrupt_held
+from ..keeping import Keeper, saving
 from .config import CondenserConfig
 from .inversion import Images
 from .journal import Journal, preview_places
 from .network_source import NetworkSource
 from .objective import Batch, Objective
 
+_REMEDY = "lower lr_latents"
 _PARTITION = 26  # stream of `draws` that puts latents into groups anew
 _EXPLODED = 1e6  # times the first loss; far beyond what another network or augmentation changes
 _SMALLEST = 1e-3  # first loss that this is measured by: classes may start with none at all
@@ -96,13 +98,12 @@ class Learner:
         with (
             closing(Journal(keeper.folder.parent, name, step=first, tensorboard=config.tensorboard)) as journal,
             tqdm(total=config.steps, initial=first, desc=name, unit="step") as bar,
-            interrupt_held() as interrupted,
+            saving(keeper, config.steps, remedy=_REMEDY) as done,
         ):
             while self.step < config.steps:
                 losses = self._update()
                 bar.update()
-                last, stop, over = self.step == config.steps, interrupted(), keeper.budget.is_over()
-                if last or self.step % config.log_steps == 0:
+                if self.step == config.steps or self.step % config.log_steps == 0:
                     self._check(losses)
                     seconds = time.monotonic() - started
                     loss, rate = float(losses.sum()), (self.step - first) / max(seconds, 1e-9)
@@ -110,13 +111,7 @@ class Learner:
                     bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                 if config.preview_steps is not None and self.step % config.preview_steps == 0:
                     journal.preview(self.step, self._preview())
-                if last or stop or over or keeper.due():
-                    self._check(losses)
-                    keeper.save(self._state(), self.step)
-                if stop:
-                    raise KeyboardInterrupt
-                if over:
-                    raise keeper.budget.out_of_time()
+                done(self.step, partial(self._good_state, losses))
         return self.latents.detach()
 
     def _update(self) -> torch.Tensor:
@@ -172,18 +167,15 @@ class Learner:
                 return
             found = self.step - 1, int(lost[0])
         step, row = found
-        saved = self.keeper.saved_step
-        kept = (
-            "nothing was saved yet"
-            if saved is None
-            else f"the last good state, step {saved}, is in {self.keeper.folder}"
-        )
         raise FloatingPointError(
             f"the loss of class {self.class_names[int(self.start.classes[row])]!r} exploded or is not finite at step "
-            f"{step} of {self.keeper.folder.name} (last read: {float(losses[row]):.4g}); {kept}; lower lr_latents"
+            f"{step} of {self.keeper.folder.name} (last read: {float(losses[row]):.4g}); "
+            f"{self.keeper.describe_saved()}; {_REMEDY}"
         )
 
-    def _state(self) -> dict[str, torch.Tensor]:
+    def _good_state(self, losses: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds, after the check of `losses`, the last ones."""
+        self._check(losses)
         tensors = {"latents": self.latents, **self.optimizer.state[self.latents]}
         tensors = {name: tensors[name].flatten(0, 1) for name in ("latents", *_moments(self.config))}
         if self.watch.limit is not None:

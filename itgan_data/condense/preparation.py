@@ -1,12 +1,15 @@
 """What is checked and settled before any work: fitting data, chosen images, its units, the name of the work."""
 
 import copy
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..checkpoint import read_manifest
 from ..files import fingerprint
 from ..images import LabeledImages
 from .config import CondenserConfig
@@ -29,8 +32,8 @@ AFTER_INVERSION = (
     "band",
     "networks",
 )
-# Named in a checkpoint only where they are not the default: work from before there was a choice goes on.
-_IF_CHOSEN = ("initialize", "regroup", "objective", "optimizer", "momentum")
+
+_UNIT = "group-"
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,6 @@ def frozen(generator: nn.Module, device: torch.device) -> nn.Module:
     if not generator.training and all(t.device == device and not t.requires_grad for t in tensors):
         return generator
     return copy.deepcopy(generator).to(device).eval().requires_grad_(False)
-
-
-def determining(config: CondenserConfig) -> dict[str, Any]:
-    """The configuration as JSON values that checkpoints are compared by."""
-    values, default = asdict(config), asdict(CondenserConfig())
-    return {name: value for name, value in values.items() if name not in _IF_CHOSEN or value != default[name]}
 
 
 def identity(generator: nn.Module) -> dict[str, str]:
@@ -83,6 +80,16 @@ def check_fit(real_images: LabeledImages, generator: nn.Module, config: Condense
         )
 
 
+def check_folders(workdir: Path, work: Mapping[str, Any]) -> None:
+    """Refuse a workdir with units of other work, also those that this configuration does not have.
+
+    Raises:
+        ValueError: it holds such; says what differs.
+    """
+    for folder in sorted(workdir.glob(f"{_UNIT}*")):
+        read_manifest(folder, config=work, may_differ=MAY_DIFFER)
+
+
 def choose(real_images: LabeledImages, images_per_class: int | None, seed: int) -> torch.Tensor:
     """`[num_classes, images_per_class]` random real images; None takes as many as the smallest class has.
 
@@ -101,7 +108,7 @@ def units_of(config: CondenserConfig, num_classes: int, count: int) -> list[Unit
     blocks = [range(first, min(first + block, num_classes)) for first in range(0, num_classes, block)]
     suffixes = [f"-classes-{classes[0]:04d}" if config.class_block else "" for classes in blocks]
     return [
-        Unit(f"group-{group:04d}{suffix}", group, classes, places)
+        Unit(f"{_UNIT}{group:04d}{suffix}", group, classes, places)
         for group, places in enumerate(groups)
         for classes, suffix in zip(blocks, suffixes, strict=True)
     ]

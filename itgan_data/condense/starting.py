@@ -108,7 +108,7 @@ class Starter:
             keeper, places = self._keeper(names[number]), chunks[number]
             found = keeper.load()
             bar.update(len(places))
-            if found is not None:
+            if found is not None and found.step == config.steps:
                 return found.tensors["latents"]
             latents, losses = invert(
                 self.generate,
@@ -117,10 +117,9 @@ class Starter:
                 start[places].to(self.real_images.images.device),
                 config,
                 normalization=self.config.normalization,
+                keeper=keeper,
             )
-            keeper.save({"latents": latents}, config.steps)
             bar.set_postfix_str(f"loss {float(losses.mean()):.4f}")
-            self.team.budget.check()
             return latents.cpu()
 
         with tqdm(total=len(indices), desc="inversion", unit="image") as bar:

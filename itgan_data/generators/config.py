@@ -1,10 +1,11 @@
 """What the training of a generator is asked to do."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from ..augmentation import diff_augment
+from ..config_values import check_values
 from ..precision import check_precision
 from .biggan import BigGANConfig
 
@@ -21,10 +22,6 @@ MAY_DIFFER = (
     "collapse_ratio",
     "collapse_checks",
 )
-# Named in a checkpoint only where they are not the default: work from before there was a choice goes on. Of the
-# generator's fields these are the ones that always were there, and are always named.
-_IF_CHOSEN = ("initialization", "micro_batches")
-_ALWAYS_NAMED = ("num_classes", "latent_dim", "channels", "bn_eps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +72,7 @@ class GeneratorTrainerConfig:
     def __post_init__(self) -> None:
         if isinstance(self.generator, Mapping):  # JSON gives an object
             object.__setattr__(self, "generator", BigGANConfig(**self.generator))
+        check_values(self)
         for name in (
             "discriminator_channels",
             "steps",
@@ -101,15 +99,3 @@ class GeneratorTrainerConfig:
             raise ValueError(f"initialization must be 'n02' or 'orthogonal', got {self.initialization!r}")
         check_precision(self.precision)
         diff_augment(self.augmentation)
-
-
-def determining(config: GeneratorTrainerConfig) -> dict[str, Any]:
-    """The configuration as JSON values that checkpoints are compared by."""
-    values, default = asdict(config), asdict(GeneratorTrainerConfig())
-    generator = {
-        name: value
-        for name, value in values["generator"].items()
-        if name in _ALWAYS_NAMED or value != default["generator"][name]
-    }
-    chosen = {name: value for name, value in values.items() if name not in _IF_CHOSEN or value != default[name]}
-    return {**chosen, "generator": generator}

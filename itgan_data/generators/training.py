@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ..precision import autocast
 from ..step_log import StepLog
 from .batches import Batches
 from .biggan import BigGAN
-from .config import MAY_DIFFER, GeneratorTrainerConfig, determining
+from .config import MAY_DIFFER, GeneratorTrainerConfig
 from .discriminator import discriminator_hinge, generator_hinge
 from .inference import fold, save_generator
 from .monitoring import Monitor
@@ -96,7 +97,7 @@ class GeneratorTrainer:
         self.ranks = Ranks(self.device)
         self._parts = self.ranks.parts(config.batch_size, config.micro_batches)
         self.batches = Batches(config, real_images.to(self.device), sample_weights)
-        self._work = {**determining(config), "data": real_images.fingerprint}
+        self._work = {**asdict(config), "data": real_images.fingerprint}
         if sample_weights is not None:
             self._work["sample_weights"] = fingerprint({"sample_weights": sample_weights})
         budget = Budget(None, checkpoint_minutes=config.checkpoint_minutes, workdir=self.workdir)
@@ -170,10 +171,9 @@ class GeneratorTrainer:
     def _check(self, losses: tuple[float, float]) -> None:
         if all(map(math.isfinite, losses)):
             return
-        saved = self._keeper.saved_step
-        kept = "nothing was saved yet" if saved is None else f"the last good state, step {saved}, is in {self.workdir}"
+        kept = self._keeper.describe_saved()
         best = "" if self.monitor is None else f"; {self.monitor.describe_best()}"
-        raise FloatingPointError(f"the losses are {losses} at step {self.step}; {kept}, lower the learning rates{best}")
+        raise FloatingPointError(f"the losses are {losses} at step {self.step}; {kept}; lower the learning rates{best}")
 
     def _report(self, losses: tuple[float, float], bar: "tqdm[Any]") -> None:
         """Losses, pictures and distances for whoever looks on, where they are due."""

@@ -392,7 +392,7 @@ class TestResuming:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"lr_latents": 100.0}, "latents of chunk-00000 is not finite at step 3; nothing .*; lower lr_latents of"),
+            ({"lr_latents": 100.0}, "losses of chunk-00000 is not finite at step 3; nothing .*; lower lr_latents of"),
             ({"lr_encoder": 1e30}, "of encoder is not finite at step 3; nothing was saved yet; lower lr_encoder of"),
         ],
     )

@@ -7,6 +7,7 @@ Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -217,7 +218,7 @@ def invert(
 
     Raises:
         OutOfTimeError: the keeper's budget is used up; all is saved.
-        FloatingPointError: a latent is not finite.
+        FloatingPointError: a latent or a loss is not finite.
     """
     unit, labels = real_images.unit_batch(torch.arange(len(real_images)))
     signed = unit_to_signed(unit)
@@ -228,6 +229,10 @@ def invert(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.steps))
     fit = _Fit({"latents": latents}, optimizer, schedule)
     first = fit.restore(None if keeper is None else keeper.load())
+
+    def state(losses: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {**fit.state(), "losses": losses}
+
     with saving(keeper, config.steps, remedy="lower lr_latents of the inversion") as done:
         for step in range(first, config.steps + 1):
             with torch.set_grad_enabled(step < config.steps):
@@ -236,9 +241,10 @@ def invert(
                 losses = reconstruction(synthetic_features, features, images, signed, config.pixel_weight)
             if on_step is not None:
                 on_step(step, losses.detach())
+            if step > first:
+                done(step, partial(state, losses))
             if step < config.steps:
                 (latents.grad,) = torch.autograd.grad(losses.sum(), latents)
                 optimizer.step()
                 schedule.step()
-                done(step + 1, fit.state)
     return latents.detach(), losses.detach()

@@ -18,7 +18,8 @@ Results are kept as soon as they exist; the same command again goes on with what
     python benchmarks/sampling.py --scale cpu --data imagefolder:DIR --workdir WORKDIR
 
 Source: Slim, "Boosting generative networks for incremental learning", 2020: ResNet-20 of width 64, 72,000 updates of
-125 images, 50,000 fixed ones, the best accuracy of the training; here the accuracy is the last one.
+125 images, learning rate / 10 at 100 and 150 of 180 epochs, 50,000 fixed ones, the best accuracy of the training. Here
+the accuracy is the last one, and the scale `paper` has as many updates of a ResNet-18 in one cycle.
 """
 
 from dataclasses import dataclass, replace

@@ -28,9 +28,9 @@ from .bundle_reading import (
 )
 from .card import card
 from .files import sha256_of, write_json
-from .generator_contract import as_generator
+from .generator_contract import as_generator, probe_images
 from .generators.biggan import BigGAN
-from .generators.inference import CONFIG_FILE, WEIGHTS_FILE, describe_generator, fold, save_weights
+from .generators.inference import CONFIG_FILE, WEIGHTS_FILE, FrozenBigGAN, describe_generator, fold, save_weights
 from .generators.trusted import Trust
 from .images import image_grid, signed_to_unit
 from .latents import LatentSet
@@ -71,7 +71,8 @@ def save_bundle(
         latents_dtype: how latents are stored, see `LatentSet.save`.
 
     Raises:
-        ValueError: keys missing from `config`, latents that do not fit the generator, a class that others cannot
+        ValueError: keys missing from `config`, latents that do not fit the generator, one that makes the same image of
+            all latents, a class that others cannot
             import or that does not build the generator again, or a folder that holds other files.
     """
     folder = Path(folder).resolve()
@@ -83,6 +84,8 @@ def save_bundle(
     temporary.mkdir(parents=True)
     try:
         frozen = fold(generator) if isinstance(generator, BigGAN) else generator
+        if isinstance(frozen, FrozenBigGAN):  # those of other classes are tried when they are described
+            probe_images(frozen)
         save_weights(temporary / WEIGHTS_FILE, frozen, dtype=dtype)
         latents.save(temporary / LATENTS_FILE, dtype=latents_dtype)
         description = _describe(frozen, latents, temporary, latents_dtype)

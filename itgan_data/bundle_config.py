@@ -47,7 +47,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"bundle {folder} has no {CONFIG_FILE}; it is incomplete, get it again")
     config = read_json(path)
     if config.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {reprlib.repr(config.get('format'))}, expected {FORMAT!r}")
+        raise ValueError(
+            f"{path} has format {reprlib.repr(config.get('format'))}, expected {FORMAT!r}: a generator alone, or "
+            "another's file; give the folder of a bundle, as `save_bundle` or `itgan-data condense` makes it"
+        )
     _check_version(config, path)
     for key in _OBJECT_KEYS:
         if not isinstance(config.get(key), dict):

@@ -12,6 +12,7 @@ from .bundle_reading import Bundle, load_bundle
 from .dataset import SyntheticDataset
 from .generated import Cache
 from .generators.trusted import Trust
+from .latents import LatentSet, LatentSource
 
 
 class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvision has no types
@@ -25,7 +26,10 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         source: a bundle's folder or "org/name[@revision]" on the Hub; by default the one in the package.
         revision: a branch, tag or commit id, for a source on the Hub.
         trust: the class of a generator that is not of this package, as in `load_bundle`.
-        batch_transform, device, cache, dtype: see `SyntheticDataset`; all but the first are for `train=True`.
+        latents: takes the bundle's latents to what images are made from, such as
+            `lambda learned: JitteredLatents(learned, 0.3)`; by default they are taken as they are.
+        batch_transform, device, cache, dtype: see `SyntheticDataset`; all but the first are for `train=True`, as are
+            `source` to `latents`.
 
     Raises:
         HubError: the Hub does not have the bundle or does not give it.
@@ -46,6 +50,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         source: str | os.PathLike[str] | None = None,
         revision: str | None = None,
         trust: Trust = (),
+        latents: Callable[[LatentSet], LatentSource] | None = None,
         batch_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         device: str | torch.device | None = None,
         cache: Cache = "auto",
@@ -61,7 +66,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         SyntheticDataset.__init__(
             self,
             bundle.generator,
-            bundle.latents,
+            bundle.latents if latents is None else latents(bundle.latents),
             transform=transform,
             target_transform=target_transform,
             batch_transform=batch_transform,

@@ -23,7 +23,7 @@ _KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
 }
 
 
-def check_values(config: Any) -> None:
+def check_types(config: Any) -> None:
     """Refuse values that are not what a field asks for: whole and finite numbers, truth values, text.
 
     Args:

@@ -1,5 +1,6 @@
 """`SyntheticEnsemble`: batches of several generators, each batch of one."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,25 @@ from .dataset import SyntheticDataset
 _STREAM = 7  # of `draws`: other numbers than those of latents, order and augmentation of the same seed
 
 
+def _of_all(name: str) -> Any:
+    """An attribute that is the first data set's, and is assigned to all of them."""
+
+    def read(ensemble: "SyntheticEnsemble") -> Any:
+        return getattr(ensemble.datasets[0], name)
+
+    def assign(ensemble: "SyntheticEnsemble", value: Any) -> None:
+        for dataset in ensemble.datasets:
+            setattr(dataset, name, value)
+
+    return property(read, assign)
+
+
 class SyntheticEnsemble(Dataset[tuple[Any, Any]]):
     """Data sets of several generators, of which each batch comes from one, drawn at random.
 
     The data sets say the rest: their latents (stored, fresh, filtered ...), cache, transforms and device. They have
-    the same targets, and index i of a batch is item i of the data set that was drawn.
+    the same targets, and index i of a batch is item i of the data set that was drawn. A transform that is assigned to
+    the ensemble, as timm's loader does, is assigned to all of them.
 
     The draw is a function of (seed, epoch, first index of the batch). So a run can be repeated and resumed exactly,
     and ranks draw for themselves; but which generator makes an image depends on the batch that it is in, and with
@@ -35,19 +50,23 @@ class SyntheticEnsemble(Dataset[tuple[Any, Any]]):
     Source: Slim, "Boosting generative networks for incremental learning", 2020, section 5.1, after Pham et al., 2019.
     """
 
+    transform = _of_all("transform")
+    target_transform = _of_all("target_transform")
+    batch_transform = _of_all("batch_transform")
+
     def __init__(
         self, datasets: Sequence[SyntheticDataset], *, weights: Sequence[float] | None = None, seed: int = 0
     ) -> None:
         _check_alike(datasets)
-        values = torch.ones(len(datasets)) if weights is None else torch.tensor(list(weights))
-        values = values.to(torch.float64)
-        if len(values) != len(datasets) or not values.isfinite().all() or values.min() < 0 or values.sum() == 0:
+        given = [1.0] * len(datasets) if weights is None else list(weights)
+        numbers = all(isinstance(weight, (int, float)) and 0 <= weight < math.inf for weight in given)
+        if len(given) != len(datasets) or not numbers or not any(given):
             raise ValueError(
                 f"weights must be {len(datasets)} finite numbers, not negative and not all zero, got {weights}"
             )
         self.datasets = list(datasets)
         self.seed = seed
-        shares = values.cumsum(0)
+        shares = torch.tensor(given, dtype=torch.float64).cumsum(0)
         self._bounds = shares[:-1] / shares[-1]
 
     def __len__(self) -> int:

@@ -13,7 +13,8 @@ from .latents import LatentSource, check_fit
 logger = logging.getLogger(__name__)
 
 _CHUNK = 500  # images that are judged at a time: 6 MB at 32 px
-_HOPELESS = 1000  # candidates, in all or of a class, of which none was accepted: more would not help
+_HOPELESS = 1000  # candidates of a class of which none was accepted: more would not help
+_HOPELESS_IN_ALL = 200  # the same of all classes, when the tries of an image are used up
 
 
 class FilteredLatents:
@@ -80,11 +81,11 @@ class FilteredLatents:
         self.latent_dim = source.latent_dim
         self.num_classes: int = described.num_classes
         self.labels = source.labels
-        self.num_tried = torch.zeros(self.num_classes, dtype=torch.int64)
-        """Candidates of each class that were judged so far, by this process."""
-        self.num_accepted = torch.zeros_like(self.num_tried)
+        self.num_tried = _shared_counts(self.num_classes)
+        """Candidates of each class that were judged so far, by this process and the data set workers it started."""
+        self.num_accepted = _shared_counts(self.num_classes)
         """Those of them that were accepted."""
-        self.num_given_up = torch.zeros_like(self.num_tried)
+        self.num_given_up = _shared_counts(self.num_classes)
         """Draws of each class for which none was, so that the best one stands in."""
 
     def __len__(self) -> int:
@@ -149,7 +150,7 @@ class FilteredLatents:
             ValueError: there is no hope, in all or for a class.
         """
         hopeless = (self.num_accepted == 0) & (self.num_tried >= _HOPELESS)
-        nothing = not self.num_accepted.any() and int(self.num_tried.sum()) >= _HOPELESS
+        nothing = not self.num_accepted.any() and int(self.num_tried.sum()) >= _HOPELESS_IN_ALL
         if nothing or hopeless.any():
             label = int(hopeless.int().argmax())
             candidates = f"{self.num_tried.sum()}" if nothing else f"{self.num_tried[label]} of class {label}"
@@ -163,3 +164,8 @@ class FilteredLatents:
                 self.max_tries,
             )
         self.num_given_up += labels.bincount(minlength=self.num_classes)
+
+
+def _shared_counts(num_classes: int) -> torch.Tensor:
+    """Zeros `[num_classes]` in memory that worker processes share."""
+    return torch.zeros(num_classes, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call,no-any-return]

@@ -158,6 +158,11 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
         return list(self.class_names)
 
     @property
+    def targets(self) -> list[int]:
+        """Labels, under torchvision's attribute name."""
+        return cast(list[int], self.labels.tolist())
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         channels, height, width = self.images.shape[1:]
         return channels, height, width

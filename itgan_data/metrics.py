@@ -229,7 +229,7 @@ def sample_weights(
     - `C`: w; in [0, 1), and 0 for the closest sample of each class.
 
     Returns:
-        float32 `[N]`. A class sums to what it sums to: draw a class first where classes are to stay balanced.
+        float32 `[N]`. Classes differ in their sum, as in the source: divide by it where they are to be seen alike.
 
     Raises:
         ValueError: an unknown method, labels or features that do not fit, a class without synthetic samples, or one

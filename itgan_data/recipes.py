@@ -14,7 +14,7 @@ from torch import nn
 
 from . import draws
 from .augmentation import DSA, Augmentation, CropFlip
-from .config_values import check_values
+from .config_values import check_types
 from .images import Normalization
 from .precision import autocast, check_precision
 
@@ -60,7 +60,7 @@ class Recipe:
     """Train through torch.compile: faster from a few hundred steps on, but needs a C++ compiler."""
 
     def __post_init__(self) -> None:
-        check_values(self)
+        check_types(self)
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -10,7 +10,7 @@ from itgan_data import bundle as bundle_module
 from itgan_data.bundle import describe_bundle, load_bundle, packaged_bundle, save_bundle
 from itgan_data.files import save_tensors, sha256_of
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
-from itgan_data.generators.inference import load_generator
+from itgan_data.generators.inference import fold, load_generator
 from itgan_data.latents import LatentSet
 
 CONFIG = {
@@ -175,6 +175,15 @@ def test_an_inconsistent_configuration_is_not_saved(
 def test_missing_keys_are_named(tmp_path: Path, generator: BigGAN, latents: LatentSet) -> None:
     with pytest.raises(ValueError, match="lacks normalization, method, training, metrics"):
         save_bundle(tmp_path / "b", generator, latents, config={"dataset": "toy", "class_names": []})
+
+
+def test_a_generator_of_black_images_is_not_saved(tmp_path: Path, generator: BigGAN, latents: LatentSet) -> None:
+    black = fold(generator)
+    black.output_conv.bias.data.fill_(-20.0)
+    black.output_conv.weight.data.zero_()
+    with pytest.raises(ValueError, match="makes the same image whatever its latents are"):
+        save_bundle(tmp_path / "bundle", black, latents, config=CONFIG)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_latents_of_another_generator_are_not_saved(tmp_path: Path, generator: BigGAN) -> None:

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import ToImage
 
 from itgan_data.bundle import load_bundle, packaged_bundle
 from itgan_data.cifar import ITGANCIFAR10, ITGANCIFAR100
+from itgan_data.fresh_latents import JitteredLatents
 from itgan_data.images import CIFAR10 as CIFAR10_INFO
 
 CIFAR100_NAMES = [f"fine {label}" for label in range(100)]
@@ -84,6 +85,17 @@ def test_images_are_those_of_the_bundle(source: Path) -> None:
     expected = bundle.generator(*bundle.latents.batch(torch.arange(20))) / 2 + 0.5
     torch.testing.assert_close(images, expected, atol=1e-5, rtol=0)
     assert torch.equal(targets, bundle.latents.labels)
+
+
+def test_latents_may_be_drawn_anew_around_those_of_the_bundle(source: Path) -> None:
+    plain = ITGANCIFAR10(source=source)
+    jittered = ITGANCIFAR10(source=source, latents=lambda learned: JitteredLatents(learned, 0.5, seed=3))
+    assert jittered.targets == plain.targets
+    assert isinstance(jittered, CIFAR10)
+    first, _ = jittered.unit_batch(torch.arange(4))
+    jittered.set_epoch(1)
+    second, _ = jittered.unit_batch(torch.arange(4))
+    assert len({images.numpy().tobytes() for images in (first, second, plain.unit_batch(torch.arange(4))[0])}) == 3
 
 
 def test_transforms_are_called_as_by_torchvision(source: Path) -> None:

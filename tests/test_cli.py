@@ -295,6 +295,13 @@ def test_a_released_generator_is_imported_alone_or_with_its_latents(
     assert run(*arguments).exit_code == 2  # labels are missing
 
 
+def test_a_bundle_does_not_lose_its_generator_to_an_import(fixture_folder: Path, bundle: Path) -> None:
+    before = load_bundle(bundle)
+    refused = run("import", fixture_folder / "mimicry_cgan_pd.pth", "--out", bundle)
+    assert (refused.exit_code, "holds a bundle, whose latents need" in refused.stderr) == (1, True)
+    assert load_bundle(bundle).config == before.config
+
+
 def test_released_latents_are_imported_with_labels_from_a_file(fixture_folder: Path, tmp_path: Path) -> None:
     checkpoint = fixture_folder / "biggan_itgan_cifar10.pth"
     torch.save({"z_eff_all": torch.randn(20, 128)}, tmp_path / "latents.pt")

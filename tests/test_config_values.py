@@ -7,7 +7,7 @@ from itgan_data.condense.config import CondenserConfig
 from itgan_data.condense.embedding import PoolConfig
 from itgan_data.condense.inversion import InversionConfig
 from itgan_data.condense.network_source import FreshNetworks
-from itgan_data.config_values import check_values
+from itgan_data.config_values import check_types
 from itgan_data.generators.biggan import BigGANConfig
 from itgan_data.generators.config import GeneratorTrainerConfig
 from itgan_data.recipes import Recipe, fast_recipe
@@ -36,7 +36,7 @@ class Example:
 
 @pytest.mark.parametrize("values", [{}, {"rate": 2}, {"limit": 7}, {"pair": "not looked at"}])
 def test_values_that_fit_are_let_through(values: dict[str, object]) -> None:
-    check_values(Example(**{**RIGHT, **values}))  # type: ignore[arg-type]
+    check_types(Example(**{**RIGHT, **values}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_values_that_fit_are_let_through(values: dict[str, object]) -> None:
 )
 def test_others_are_refused_by_name(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_values(Example(**{**RIGHT, **values}))  # type: ignore[arg-type]
+        check_types(Example(**{**RIGHT, **values}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)

@@ -186,10 +186,21 @@ def test_data_sets_that_are_not_interchangeable_are_refused(tiny_generator: Tiny
         SyntheticEnsemble([])
 
 
-@pytest.mark.parametrize("weights", [(1, 2), (0, 0, 0), (1, -1, 1), (1, math.nan, 1), (1, math.inf, 1), ()])
+@pytest.mark.parametrize(
+    "weights", [(1, 2), (0, 0, 0), (1, -1, 1), (1, math.nan, 1), (1, math.inf, 1), ("a", 1, 1), ()]
+)
 def test_weights_that_are_none_are_refused(weights: Sequence[float]) -> None:
     with pytest.raises(ValueError, match="weights must be 3 finite numbers, not negative and not all zero, got"):
         make_ensemble(weights=weights)
+
+
+@pytest.mark.parametrize("name", ["transform", "target_transform", "batch_transform"])
+def test_a_transform_that_is_assigned_is_that_of_every_data_set(name: str) -> None:
+    ensemble = make_ensemble()
+    assert getattr(ensemble, name) is None
+    setattr(ensemble, name, to_tensor)
+    assert [getattr(dataset, name) for dataset in ensemble.datasets] == [to_tensor] * 3
+    assert getattr(ensemble, name) is to_tensor
 
 
 def test_transforms_that_a_loader_would_skip_are_refused() -> None:

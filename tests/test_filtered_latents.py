@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import TinyGenerator
 from torch import nn
+from torch.utils.data import DataLoader
 
 from itgan_data.dataset import SyntheticDataset
 from itgan_data.filtered_latents import FilteredLatents
@@ -110,13 +111,13 @@ def test_there_is_no_rate_before_the_first_batch() -> None:
 
 
 def test_after_the_last_try_the_most_probable_candidate_stands_in(caplog: pytest.LogCaptureFixture) -> None:
-    filtered = make_filtered(min_probability=1.0, max_tries=5)  # sigmoid(10) is less
-    candidates = torch.stack([filtered.source.batch(EVERYTHING, k)[0][:, 0] for k in range(5)])
+    filtered = make_filtered(min_probability=1.0, max_tries=3)  # sigmoid(10) is less
+    candidates = torch.stack([filtered.source.batch(EVERYTHING, k)[0][:, 0] for k in range(3)])
     towards = candidates * (1 - 2 * filtered.labels)
     latents, labels = filtered.batch(EVERYTHING)
     assert torch.equal(signed_towards_label(latents, labels), towards.max(dim=0).values)
     assert filtered.num_given_up.tolist() == [15, 15]
-    assert filtered.num_tried.tolist() == [75, 75]
+    assert filtered.num_tried.tolist() == [45, 45]
     assert filtered.acceptance_rate == 0
     filtered.batch(EVERYTHING)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]  # said once
@@ -131,6 +132,30 @@ def test_a_filter_that_accepts_nothing_in_all_or_of_a_class_is_an_error(
 ) -> None:
     with pytest.raises(ValueError, match=f"accepted none of the candidates, {candidates}; lower min_probability"):
         make_filtered(classifier=classifier, **options).batch(EVERYTHING)
+
+
+def test_a_few_images_of_which_none_is_accepted_are_an_error_too() -> None:
+    with pytest.raises(ValueError, match="accepted none of the candidates, 300; lower"):
+        make_filtered(min_probability=1.0).batch(torch.arange(3))
+
+
+def test_a_probability_that_is_just_reached_is_enough() -> None:
+    class Sure(nn.Module):
+        """Gives every image's label all of the probability."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return BrightOrDark()(images).sign() * 1e4
+
+    filtered = make_filtered(classifier=Sure(), min_probability=1.0)
+    filtered.batch(EVERYTHING)
+    assert filtered.acceptance_rate > 0
+
+
+def test_the_rate_counts_what_workers_draw(tiny_generator: TinyGenerator) -> None:
+    filtered = make_filtered()
+    loader = DataLoader(SyntheticDataset(filtered.generator, filtered), batch_size=10, num_workers=1)
+    assert sum(len(labels) for _, labels in loader) == int(filtered.num_accepted.sum()) == len(filtered)
+    assert 0 < filtered.acceptance_rate < 1
 
 
 def test_the_images_of_a_data_set_are_those_that_were_judged(tiny_generator: TinyGenerator) -> None:

@@ -140,7 +140,7 @@ def test_other_sizes_of_the_biggan_pytorch_family(options: dict[str, Any], tmp_p
     rng = torch.Generator().manual_seed(1)
     state = {}
     for name, tensor in generator.state_dict().items():
-        tensor += 0.2 * torch.rand(tensor.shape, generator=rng)
+        tensor += 0.2 * torch.rand(tensor.shape, generator=rng) - (0 if name.endswith("running_var") else 0.1)
         for pattern, replacement in TO_BIGGAN_PYTORCH:
             name = re.sub(pattern, replacement, name)
         state[name] = tensor
@@ -190,6 +190,24 @@ class TestRefused:
         with pytest.raises(ValueError, match=r"changed\.pth does not fit a BigGAN of") as caught:
             import_generator(rewritten(checkpoint, tmp_path, changes))
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("name", "missing", "named"),
+        [
+            ("biggan_itgan_cifar10", "blocks.1.0.conv1.weight", "it has no 'blocks.1.conv1.weight'"),
+            ("studiogan_big_resnet", "blocks.0.0.bn1.gain.weight_orig", "blocks.0.bn1.gain.weight"),
+            ("mimicry_cgan_pd", "block3.c2.bias", 'Missing key(s) in state_dict: "blocks.1.conv2.bias"'),
+        ],
+    )
+    def test_a_key_that_is_missing_is_named(self, checkpoint: Path, tmp_path: Path, missing: str, named: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(named)):
+            import_generator(rewritten(checkpoint, tmp_path, {missing: None}))
+
+    @pytest.mark.parametrize("name", ["mimicry_cgan_pd"])
+    def test_one_that_makes_black_images_only(self, checkpoint: Path, tmp_path: Path) -> None:
+        black = {"c5.weight": torch.zeros(3, 32, 3, 3), "c5.bias": torch.full((3,), -20.0)}
+        with pytest.raises(ValueError, match=r"changed\.pth is of no use: .* the same image whatever"):
+            import_generator(rewritten(checkpoint, tmp_path, black))
 
     @pytest.mark.parametrize(
         ("name", "mark"),

@@ -4,9 +4,13 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from conftest import TinyGenerator
 
+from itgan_data.dataset import SyntheticDataset
 from itgan_data.evaluation.quality import Judge, equal_shares, measure_images, metrics_table, train_judge
-from itgan_data.images import LabeledImages, Normalization
+from itgan_data.fresh_latents import RandomLatents
+from itgan_data.images import LabeledImages, Normalization, load_images
+from itgan_data.latents import LatentSet
 from itgan_data.metrics import compare_features, ms_ssim, nearest_neighbors
 from itgan_data.recipes import fast_recipe
 
@@ -48,6 +52,27 @@ def test_shares_are_equal_random_and_class_after_class(tiny_images: LabeledImage
     assert torch.equal(equal_shares(tiny_images, 4).images, share.images)
     assert not torch.equal(equal_shares(tiny_images, 4, seed=1).images, share.images)
     assert torch.equal(equal_shares(share, 4).images.sum(dim=0), share.images.sum(dim=0))
+
+
+def test_a_share_of_generated_images_is_all_that_is_made(
+    tiny_generator: TinyGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    forward = TinyGenerator.forward
+
+    def counted(generator: TinyGenerator, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        made.append(len(latents))
+        return forward(generator, latents, labels)
+
+    monkeypatch.setattr(TinyGenerator, "forward", counted)
+    latents = LatentSet.drawn_from(RandomLatents(3000, 6, 3))
+    dataset = SyntheticDataset(tiny_generator, latents, classes=["red", "green", "blue"])
+    share = equal_shares(dataset, 2)
+    assert sum(made) == 6
+    assert share.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert share.class_names == ("red", "green", "blue")
+    every = {image.numpy().tobytes() for image in load_images(dataset).images}
+    assert {image.numpy().tobytes() for image in share.images} <= every
 
 
 def test_a_class_of_too_few_images_is_named(tiny_images: LabeledImages) -> None:

@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "generated": BASE | {"latents", "generators", "cache"},
     "dataset": BASE | {"latents", "generated"},
     "ensemble": {"draws", "dataset"},
-    "cifar": BASE | {"dataset", "bundle_reading", "generated", "generators"},
+    "cifar": BASE | {"dataset", "bundle_reading", "generated", "generators", "latents"},
     "loader": BASE | {"dataset", "ensemble", "augmentation"},
     "condense": BASE | {"latents", "networks", "recipes", "augmentation", "checkpoint", "keeping", "step_log"},
     "evaluation": BASE | {"recipes", "networks", "features", "metrics", "step_log"},

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..augmentation import DSA
-from ..config_values import check_values
+from ..config_values import check_types
 from ..images import CIFAR10, Normalization
 from ..precision import check_precision
 from .embedding import PoolConfig
@@ -69,7 +69,7 @@ class CondenserConfig:
 
     def __post_init__(self) -> None:
         self._from_json()
-        check_values(self)
+        check_types(self)
         for name in ("images_per_class", "group_size", "chunk_size", "class_block", "real_batch_size", "log_steps"):
             _check_at_least(name, getattr(self, name), 1)
         _check_at_least("preview_steps", self.preview_steps, 1)

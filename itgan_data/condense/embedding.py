@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from .. import draws
-from ..config_values import check_values
+from ..config_values import check_types
 from ..images import LabeledImages, Normalization
 from ..keeping import Budget, Keeper, saving
 from ..networks import NETWORKS, Classifier, create_network
@@ -50,7 +50,7 @@ class PoolConfig:
     """Fuse the network with torch.compile: several times faster on the CPU, but needs a C++ compiler."""
 
     def __post_init__(self) -> None:
-        check_values(self)
+        check_types(self)
         for name in ("num_networks", "width", "steps", "batch_size", "snapshots", "validation_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

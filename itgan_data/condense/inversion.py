@@ -16,7 +16,7 @@ from tqdm import trange
 
 from .. import draws
 from ..checkpoint import Checkpoint
-from ..config_values import check_values
+from ..config_values import check_types
 from ..images import LabeledImages, Normalization, signed_to_unit, unit_to_signed
 from ..keeping import Keeper, saving
 from .matching import reconstruction
@@ -50,7 +50,7 @@ class InversionConfig:
     """Latents optimised, kept and shared out together; bounds memory, does not change the result."""
 
     def __post_init__(self) -> None:
-        check_values(self)
+        check_types(self)
         for name in ("encoder_steps", "steps", "pixel_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

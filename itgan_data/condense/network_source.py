@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from .. import draws
 from ..augmentation import Augmentation
-from ..config_values import check_values
+from ..config_values import check_types
 from ..networks import NETWORKS, Classifier, create_network
 from .embedding import EmbeddingPool
 
@@ -43,7 +43,7 @@ class FreshNetworks:
     """Synthetic images an update of the network."""
 
     def __post_init__(self) -> None:
-        check_values(self)
+        check_types(self)
         if self.network not in NETWORKS:
             raise ValueError(f"unknown network {self.network!r}; expected one of {', '.join(NETWORKS)}")
         if self.norm not in ("instance", "batch", "none"):

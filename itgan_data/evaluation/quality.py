@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
 from .. import draws
 from ..features import FeatureNetwork
-from ..images import LabeledImages, Normalization, load_images
+from ..images import LabeledImages, Normalization, unit_to_uint8
 from ..metrics import FeatureMetrics, compare_features, ms_ssim
 from ..networks import Classifier, create_network
 from ..recipes import Recipe, accuracy
-from .protocol import evaluate
+from .protocol import as_source, evaluate
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,19 +83,21 @@ def train_judge(
 
 
 def equal_shares(dataset: Dataset[object], per_class: int, *, seed: int = 0) -> LabeledImages:
-    """`per_class` random images of each class of a data set (see `load_images`), class after class.
+    """`per_class` random images of each class of a data set, class after class; a generator makes no others.
 
     Raises:
         ValueError: a class has fewer.
     """
-    images = load_images(dataset)
-    order = draws.permutation(seed, 0, len(images))
-    shares = [order[images.labels[order] == label][:per_class] for label in range(images.num_classes)]
+    source: Any = as_source(dataset)
+    order = draws.permutation(seed, 0, len(source))
+    labels = torch.as_tensor(source.targets)[order]
+    shares = [order[labels == label][:per_class] for label in range(len(source.classes))]
     sizes = [len(share) for share in shares]
     if (fewest := min(sizes)) < per_class:
-        name = images.class_names[sizes.index(fewest)]
+        name = source.classes[sizes.index(fewest)]
         raise ValueError(f"class {name!r} has {fewest} images, expected at least {per_class}; ask for fewer of a class")
-    return images.select(torch.cat(shares))
+    unit, labels = source.unit_batch(torch.cat(shares), 0)
+    return LabeledImages(unit_to_uint8(unit.cpu()), labels.cpu(), source.classes)
 
 
 def measure_images(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..config_values import check_values
+from ..config_values import check_types
 from .spectral import SpectralConv2d, SpectralLinear, normal_02
 
 MAX_WIDTH = 1 << 16  # classes, latent width, channels: far beyond any BigGAN
@@ -43,7 +43,7 @@ class BigGANConfig:
     """Divide every weight by its largest singular value; a frozen generator has that behind it."""
 
     def __post_init__(self) -> None:
-        check_values(self)
+        check_types(self)
         object.__setattr__(self, "channels", tuple(self.channels))  # JSON gives a list
         for name, least in (("num_classes", 1), ("latent_dim", 1), ("shared_dim", 0)):
             if (value := getattr(self, name)) < least:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..augmentation import diff_augment
-from ..config_values import check_values
+from ..config_values import check_types
 from ..precision import check_precision
 from .biggan import BigGANConfig
 
@@ -72,7 +72,7 @@ class GeneratorTrainerConfig:
     def __post_init__(self) -> None:
         if isinstance(self.generator, Mapping):  # JSON gives an object
             object.__setattr__(self, "generator", BigGANConfig(**self.generator))
-        check_values(self)
+        check_types(self)
         for name in (
             "discriminator_channels",
             "steps",
@@ -89,8 +89,9 @@ class GeneratorTrainerConfig:
         for name in ("lr_generator", "lr_discriminator", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        for name in ("ema_decay", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.monitor_samples < 2:
             raise ValueError(f"monitor_samples must be at least 2, got {self.monitor_samples}")
         if not self.collapse_ratio > 1:

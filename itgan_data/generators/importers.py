@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..generator_contract import probe_images
 from ..torch_files import read_torch_file
 from .biggan import BigGAN, BigGANConfig
 from .inference import FrozenBigGAN, fold
@@ -44,11 +45,16 @@ def import_generator(path: str | os.PathLike[str]) -> FrozenBigGAN:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file needs code to load, is of another family, or its tensors do not fit together.
+        ValueError: the file needs code to load, is of another family, its tensors do not fit together, or it makes one
+            image of all latents, such as an all-black one.
     """
     frozen = fold(import_training_form(path))
     if not all(tensor.isfinite().all() for tensor in frozen.state_dict().values()):
         raise ValueError(f"{path} holds weights that are not finite; get it again")
+    try:
+        probe_images(frozen)
+    except ValueError as error:
+        raise ValueError(f"{path} is of no use: {error}") from error
     return frozen
 
 
@@ -91,9 +97,10 @@ def _build(family: _Family, state: Mapping[str, Any]) -> BigGAN:
 def _config(tensors: _Tensors, constants: Mapping[str, Any]) -> BigGANConfig:
     """The configuration of tensors under our names."""
     linear, first_gain = tensors["linear.weight"], tensors.get("blocks.0.bn1.gain")
+    blocks = [int(match[1]) for match in map(re.compile(r"blocks\.(\d{1,4})\.").match, tensors) if match]
     channels = [tensors["blocks.0.conv1.weight"].shape[1]]
-    while (conv := tensors.get(f"blocks.{len(channels) - 1}.conv1.weight")) is not None:
-        channels.append(conv.shape[0])
+    for number in range(1 + max(blocks)):
+        channels.append(tensors[f"blocks.{number}.conv1.weight"].shape[0])
     attention = [number for number in range(len(channels)) if f"blocks.{number}.attention.strength" in tensors]
     shared_dim, hierarchical = 0, False
     if first_gain is None:

@@ -255,9 +255,11 @@ def save_generator(folder: str | os.PathLike[str], generator: nn.Module, *, dtyp
     """Write `generator.safetensors`, then `config.json` with its description and checksum.
 
     Raises:
-        ValueError: as of `describe_generator`.
+        ValueError: as of `describe_generator`, or the folder is a bundle, whose latents would be left without theirs.
     """
     folder, description = Path(folder), describe_generator(generator)
+    if (folder / CONFIG_FILE).is_file() and "format" in read_json(folder / CONFIG_FILE):
+        raise ValueError(f"{folder} holds a bundle, whose latents need the generator in it; choose another folder")
     save_weights(folder / WEIGHTS_FILE, generator, dtype=dtype)
     checksum = {WEIGHTS_FILE: sha256_of(folder / WEIGHTS_FILE)}
     write_json(folder / CONFIG_FILE, {"generator": description, "sha256": checksum})

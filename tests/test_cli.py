@@ -15,10 +15,10 @@ from hub_server import LoopbackHub
 from PIL import Image
 
 from itgan_data import GeneratorTrainer, LatentSet, load_bundle, load_generator, save_bundle
-from itgan_data.cli import main, making
+from itgan_data.cli import main, making, pictures
 from itgan_data.condense.embedding import PoolConfig
 from itgan_data.files import read_json, write_json
-from itgan_data.images import LabeledImages
+from itgan_data.images import LabeledImages, open_dataset
 
 COMMANDS = ("condense", "evaluate", "import", "info", "preview", "pretrain", "pull", "push")
 TINY_GENERATOR = {
@@ -244,6 +244,29 @@ def test_preview_draws_how_runs_went(generator: Path, bundle: Path, tmp_path: Pa
         done("preview", folder, "--kind", "curves", "--out", tmp_path / f"{folder.name}.png")
         with Image.open(tmp_path / f"{folder.name}.png") as picture:
             assert min(picture.size) > 64
+
+
+def test_a_picture_of_weights_depends_on_the_method(bundle: Path, tmp_path: Path) -> None:
+    options = ("--data", "digits", "--steps", "1", "--class-name", "3")
+    for method, out in (("A_mu", tmp_path / "a.png"), ("C", tmp_path / "c.png")):
+        done(
+            "preview", bundle, "--kind", "weights", *options, "--weighting", method, "--out", tmp_path / f"{method}.png"
+        )
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
+
+
+def test_a_picture_of_neighbors_shows_the_nearest_real_images(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(pictures, "plot_neighbors", lambda out, *shown, columns: drawn.extend(shown))
+    done("preview", bundle, "--kind", "neighbors", "--data", "digits", "--out", tmp_path / "neighbors.png")
+    images, neighbors, distances = drawn
+    real = open_dataset("digits", "train").images
+    expected = torch.cdist(images.flatten(1).double(), real.flatten(1).double()).min(dim=1)
+    assert len(images) == 20
+    assert torch.equal(neighbors, real[expected.indices])
+    torch.testing.assert_close(distances, expected.values)
 
 
 def test_pairs_of_other_data_are_refused(bundle: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from itgan_data.draws import make_rng
 from itgan_data.images import LabeledImages
 from itgan_data.metrics import (
+    _BETAS,
     WEIGHT_METHODS,
     WeightMethod,
     compare_features,
@@ -148,6 +149,15 @@ class TestMsSsim:
     def test_of_equal_images_is_one(self, side: int) -> None:
         images = self.noise(1, side).expand(4, -1, -1, -1)
         assert ms_ssim(images, torch.zeros(4, dtype=torch.int64)) == pytest.approx(1)
+
+    def test_weights_its_scales_to_one(self) -> None:
+        """Constant images of values 0 and 1: at every scale the likeness is luminance alone, c1 / (1 + c1)."""
+        images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+        images[1] = 255
+        luminance = 0.01**2 / (1 + 0.01**2)
+        expected = luminance ** _BETAS[-1]  # contrast and structure of constant images are one
+        assert ms_ssim(images, torch.zeros(2, dtype=torch.int64)) == pytest.approx(expected, rel=1e-3)
+        assert sum(_BETAS) == pytest.approx(1)
 
     def test_falls_as_the_images_of_a_class_grow_apart(self) -> None:
         base, noise = self.noise(1).float(), self.noise(20).float()

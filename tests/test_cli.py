@@ -249,9 +249,7 @@ def test_preview_draws_how_runs_went(generator: Path, bundle: Path, tmp_path: Pa
 def test_a_picture_of_weights_depends_on_the_method(bundle: Path, tmp_path: Path) -> None:
     options = ("--data", "digits", "--steps", "1", "--class-name", "3")
     for method, out in (("A_mu", tmp_path / "a.png"), ("C", tmp_path / "c.png")):
-        done(
-            "preview", bundle, "--kind", "weights", *options, "--weighting", method, "--out", tmp_path / f"{method}.png"
-        )
+        done("preview", bundle, "--kind", "weights", *options, "--weighting", method, "--out", out)
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
 
 

@@ -2,8 +2,8 @@
 
 Each configuration is condensed once in peace. Then it is run in a process that is killed after a random time and
 started again in the same workdir, until it is finished; and so anew, until there were enough kills. Every such run has
-to end with the bytes of the peaceful one, and to go on after each kill from the very step of its last checkpoint: steps
-are computed again for at most the ten between two checkpoints.
+to end with the bytes of the peaceful one, and to go on after each kill from the very step of its last checkpoint:
+matching steps are computed again for at most the ten between two checkpoints. So often the other stages save too.
 
     python benchmarks/stress_resume.py --kills 100
 """
@@ -42,7 +42,7 @@ BASE = CondenserConfig(
     steps=100,
     real_batch_size=8,
     inversion=InversionConfig(encoder_steps=200, encoder_batch_size=8, steps=30, batch_size=4),
-    pool=PoolConfig(num_networks=3, width=8, steps=20, snapshots=2, batch_size=16),
+    pool=PoolConfig(num_networks=3, width=8, steps=60, snapshots=2, batch_size=16),
 )
 CONFIGS = {
     "pool, encoder, groups": BASE,
@@ -162,17 +162,20 @@ class Victim:
         return computed
 
     def _stage(self) -> str:
-        """Where the work is: the first stage that has not left all its checkpoints."""
-        done = {path.parent.relative_to(self.workdir).as_posix() for path in self.workdir.rglob("checkpoint.json")}
-        networks = 0 if self.config.networks else self.config.pool.num_networks
-        chunks = -(-3 * (self.config.images_per_class or 0) // self.config.inversion.batch_size)
-        if sum(name.startswith("pool/") for name in done) < networks:
+        """Where the work is: the first stage that has not come to its end."""
+        config, inverts = self.config, self.config.initialize == "inversion"
+        networks = 0 if config.networks else config.pool.num_networks
+        chunks = -(-3 * (config.images_per_class or 0) // config.inversion.batch_size)
+        if self._finished("pool/network-*", config.pool.steps) < networks:
             return "pool"
-        if self.config.initialize == "inversion" and "inversion/start" not in done:
+        if inverts and not self._finished("inversion/start", 0):
             return "encoder"
-        if self.config.initialize == "inversion" and sum("chunk" in name for name in done) < chunks:
+        if inverts and self._finished("inversion/chunk-*", config.inversion.steps) < chunks:
             return "inversion"
         return "matching"
+
+    def _finished(self, pattern: str, step: int) -> int:
+        return sum(saved_step(folder) == step for folder in self.workdir.glob(pattern))
 
     def _writes(self) -> set[Path]:
         """Files that a kill has left half written."""

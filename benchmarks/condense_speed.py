@@ -9,7 +9,7 @@ products and convolutions in the time that the machine's best product would take
 run: what is left is how much faster it could be without doing less. With `--data` the precision is judged too, on real
 images with the packaged generator and trained networks.
 
-    python benchmarks/condense_speed.py --threads 1 --data imagefolder:DIR --pool WORKDIR/condense/pool
+    python benchmarks/condense_speed.py --threads 1 --data imagefolder:DIR --pool WORKDIR/pool  # that of methods.py
 """
 
 import ctypes
@@ -25,6 +25,7 @@ from typing import Any
 import click
 import torch
 import torch.nn.functional as F
+from methods import CPU as METHODS
 from release_cifar10 import CPU as RELEASE
 from throughput import best_rates, clock_for, count_operations, matrix_products, straightforward, table
 
@@ -328,7 +329,7 @@ def judge_precision(data: str, pool: Path, steps: int, device: torch.device) -> 
     torch.compiler.reset()
     generator = load_bundle().generator.to(device)
     real_images = load_images(open_dataset(data, "train")).to(device)
-    config = replace(RELEASE.condenser, real_batch_size=64, regularizer_weight=0.0)
+    config = replace(RELEASE.condenser, pool=METHODS.common["pool"], real_batch_size=64, regularizer_weight=0.0)
     networks = build_pool(real_images, config.pool, normalization=config.normalization, seed=0, workdir=pool)
     by_class = [(real_images.labels == label).nonzero().squeeze(1).cpu() for label in range(10)]
     start = torch.randn(10, 10, generator.latent_dim, generator=make_rng(0)).to(device)

@@ -4,7 +4,7 @@ A row is named after the number of its generators and how those after the first 
 
     independent           as the first one, from other seeds
     A_mu, A_sigma, B, C   on real images drawn with the weights of Algorithm 1, by that method: the farther an image is
-                          from what all generators before make, the more often it is seen
+                          from what all generators before make, the more often it is seen; all classes equally often
 
 Each batch is made by one generator, drawn equally often, or in rows with a star the first three times as often as the
 second. As in the source, classifiers see draws that are new in every epoch, cropped (but digits are not mirrored) and
@@ -97,8 +97,8 @@ PLAN = Plan(
         lr_generator=2e-3,
         lr_discriminator=2e-3,
         batch_size=64,
-        steps=500,
-        preview_steps=500,
+        steps=800,
+        preview_steps=800,
     ),
     width=32,
     recipe=replace(fast_recipe(150, 64), augmentation=CropFlip(padding=1, flip=False)),
@@ -238,9 +238,11 @@ class Bench:
             )
             unit, _ = SyntheticDataset(generator, drawn).unit_batch(torch.arange(len(labels)), 0)
             synthetic.append(features(unit_to_uint8(unit)))
-        return sample_weights(
+        weights = sample_weights(
             features(self.train.images), labels, torch.cat(synthetic), labels.repeat(len(earlier)), method=method
         )
+        sums = torch.zeros(self.train.num_classes).index_add_(0, labels, weights)
+        return weights / sums[labels]
 
     def _embed(self, unit: torch.Tensor) -> torch.Tensor:
         return self.classifier.embed(DIGITS.normalization.standardize(unit.to(self.device)))

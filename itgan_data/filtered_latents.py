@@ -13,6 +13,7 @@ from .latents import LatentSource, check_fit
 logger = logging.getLogger(__name__)
 
 _CHUNK = 500  # images that are judged at a time: 6 MB at 32 px
+_AT_ONCE = 32  # so many candidates take hardly longer than a few, so the last images have several each
 _HOPELESS = 1000  # candidates of a class of which none was accepted: more would not help
 _HOPELESS_IN_ALL = 200  # the same of all classes, when the tries of an image are used up
 
@@ -110,21 +111,29 @@ class FilteredLatents:
         """For each index the first candidate that is accepted, or else the most probable one."""
         chosen = torch.zeros(len(indices), self.latent_dim)
         highest = torch.full((len(indices),), -1.0)
-        pending = torch.arange(len(indices))
-        for attempt in range(self.max_tries):
-            candidates, labels = self.source.batch(indices[pending], epoch * self.max_tries + attempt)
-            candidates, labels = candidates.cpu(), labels.cpu()
-            probabilities, accepted = self._judge(candidates, labels)
-            better = accepted | (probabilities > highest[pending])
-            chosen[pending[better]] = candidates[better]
-            highest[pending[better]] = probabilities[better]
-            self.num_tried += labels.bincount(minlength=self.num_classes)
-            self.num_accepted += labels[accepted].bincount(minlength=self.num_classes)
-            pending = pending[~accepted]
-            if len(pending) == 0:
-                return chosen
-        self._give_up(self.labels.cpu()[indices[pending]])
+        pending, attempt = torch.arange(len(indices)), 0
+        while len(pending) and attempt < self.max_tries:
+            block = range(attempt, min(attempt + max(1, _AT_ONCE // len(pending)), self.max_tries))
+            candidates, labels = self._candidates(indices[pending], epoch, block)
+            probabilities, accepted = self._judge(candidates.flatten(0, 1), labels.repeat_interleave(len(block)))
+            probabilities, accepted = probabilities.view(len(pending), -1), accepted.view(len(pending), -1)
+            found, first = accepted.any(dim=1), accepted.int().argmax(dim=1)
+            places = torch.arange(len(pending)), torch.where(found, first, probabilities.argmax(dim=1))
+            better = found | (probabilities[places] > highest[pending])
+            chosen[pending[better]] = candidates[places][better]
+            highest[pending[better]] = probabilities[places][better]
+            tried = torch.where(found, first + 1, len(block))  # those after the accepted one do not count
+            self.num_tried.index_add_(0, labels, tried)
+            self.num_accepted.index_add_(0, labels, found.long())
+            pending, attempt = pending[~found], block.stop
+        if len(pending):
+            self._give_up(self.labels.cpu()[indices[pending]])
         return chosen
+
+    def _candidates(self, indices: torch.Tensor, epoch: int, block: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """The candidates of some attempts `[B, attempts, latent_dim]` and the labels `[B]`, on the CPU."""
+        drawn = [self.source.batch(indices, epoch * self.max_tries + attempt) for attempt in block]
+        return torch.stack([latents.cpu() for latents, _ in drawn], dim=1), drawn[0][1].cpu()
 
     def _judge(self, latents: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The probability of the label `[B]` for each image, and whether the image is accepted, on the CPU."""

@@ -9,7 +9,7 @@ products and convolutions in the time that the machine's best product would take
 run: what is left is how much faster it could be without doing less. With `--data` the precision is judged too, on real
 images with the packaged generator and trained networks.
 
-    python benchmarks/condense_speed.py --threads 1 --data imagefolder:DIR --pool WORKDIR/pool  # that of methods.py
+    python benchmarks/condense_speed.py --threads 1 --data imagefolder:DIR --pool WORKDIR/condense/pool
 """
 
 import ctypes
@@ -25,7 +25,6 @@ from typing import Any
 import click
 import torch
 import torch.nn.functional as F
-from methods import CPU as METHODS
 from release_cifar10 import CPU as RELEASE
 from throughput import best_rates, clock_for, count_operations, matrix_products, straightforward, table
 
@@ -329,7 +328,7 @@ def judge_precision(data: str, pool: Path, steps: int, device: torch.device) -> 
     torch.compiler.reset()
     generator = load_bundle().generator.to(device)
     real_images = load_images(open_dataset(data, "train")).to(device)
-    config = replace(RELEASE.condenser, pool=METHODS.common["pool"], real_batch_size=64, regularizer_weight=0.0)
+    config = replace(RELEASE.condenser, real_batch_size=64, regularizer_weight=0.0)
     networks = build_pool(real_images, config.pool, normalization=config.normalization, seed=0, workdir=pool)
     by_class = [(real_images.labels == label).nonzero().squeeze(1).cpu() for label in range(10)]
     start = torch.randn(10, 10, generator.latent_dim, generator=make_rng(0)).to(device)
@@ -420,22 +419,15 @@ def main(data: str | None, pool: Path, steps: int, rounds: int, threads: int | N
         growing[str(work)] = {"seconds": seconds, "peak_mb": peak}
     click.echo(f"In chunks of {GROWING[0].chunk_size}, float32:\n")
     click.echo(table(GROWING_COLUMNS, growing))
-    precision = None if data is None else judge_precision(data, pool, steps, place)
-    if precision is not None:
+    settings = {"rounds": rounds, "channels": CHANNELS, "clock": clock_for(place).__name__}
+    write_json(out, {"settings": settings, "environment": environment(place), "speed": speed, "growing": growing})
+    if data is not None:
+        precision = judge_precision(data, pool, steps, place)
         cosine = precision["gradient_cosine"]
         click.echo(f"After {steps} steps on real images; the gradient's cosine with that of float32 is")
         click.echo(f"{cosine['start']:.3f} at the start and {cosine['end']:.3f} at the end:\n")
         click.echo(table(PRECISION_COLUMNS, precision["learned"]))
-    write_json(
-        out,
-        {
-            "settings": {"rounds": rounds, "channels": CHANNELS, "clock": clock_for(place).__name__},
-            "environment": environment(place),
-            "speed": speed,
-            "growing": growing,
-            "precision": precision,
-        },
-    )
+        write_json(out.with_suffix(".precision.json"), {"environment": environment(place), **precision})
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def save_bundle(
 
     Raises:
         ValueError: keys missing from `config`, latents that do not fit the generator, one that makes the same image of
-            all latents, a class that others cannot
-            import or that does not build the generator again, or a folder that holds other files.
+            all latents, a class that others cannot import or that does not build the generator again, or a folder that
+            holds other files.
     """
     folder = Path(folder).resolve()
     check_values(config)

@@ -88,7 +88,7 @@ class Keeper:
         """Whether the last save was long enough ago."""
         return time.monotonic() > self.saved + 60 * self.budget.checkpoint_minutes
 
-    def save(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
+    def save(self, tensors: State, step: int) -> None:
         """Replace the checkpoint."""
         save_checkpoint(self.folder, tensors, step=step, config=self.work)
         self.saved, self.saved_step = time.monotonic(), step

@@ -10,7 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..images import LabeledImages
-from ..keeping import Keeper
+from ..keeping import Keeper, saved_step
 from .config import CondenserConfig
 from .inversion import Embedding, Encoder, Images, invert, starting_latents, train_encoder
 from .preparation import AFTER_INVERSION, MAY_DIFFER, identity
@@ -106,9 +106,9 @@ class Starter:
 
         def inverted(number: int) -> torch.Tensor:
             keeper, places = self._keeper(names[number]), chunks[number]
-            found = keeper.load()
+            found = keeper.load() if saved_step(keeper.folder) == config.steps else None
             bar.update(len(places))
-            if found is not None and found.step == config.steps:
+            if found is not None:
                 return found.tensors["latents"]
             latents, losses = invert(
                 self.generate,

@@ -23,12 +23,12 @@ from setting import hold_out, one_line_errors, open_setting, verdict
 
 from itgan_data.condense.condenser import OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
-from itgan_data.condense.embedding import PoolConfig
 from itgan_data.condense.inversion import InversionConfig
 from itgan_data.condense.network_source import FreshNetworks
-from itgan_data.evaluation.protocol import Summary
-from itgan_data.files import write_atomically
+from itgan_data.condense.pool import PoolConfig
+from itgan_data.evaluation.results import Summary
 from itgan_data.recipes import fast_recipe, paper_recipe
+from itgan_data.storage.files import write_atomically
 
 # Digits, in seconds: shows that all works.
 TINY = Scale(

@@ -31,16 +31,16 @@ from coresets import choose_coresets, coreset_recipe
 from PIL import Image
 from setting import Setting, balanced_order, generator_checksum, hold_out, one_line_errors, open_setting
 
-from itgan_data.bundle import LATENTS_FILE, Bundle, load_bundle
-from itgan_data.dataset import SyntheticDataset
-from itgan_data.evaluation.protocol import Results, RowKey, environment
-from itgan_data.files import sha256_of, write_atomically
-from itgan_data.fresh_latents import RandomLatents
-from itgan_data.generators.inference import WEIGHTS_FILE
+from itgan_data.bundle.writing import LATENTS_FILE, Bundle, load_bundle
+from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.evaluation.results import Results, RowKey, environment
+from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.images import LabeledImages, to_pil
-from itgan_data.latents import LatentSet
+from itgan_data.latents.fresh import RandomLatents
+from itgan_data.latents.stored import LatentSet
 from itgan_data.networks import NETWORKS
 from itgan_data.recipes import ImageSource, fast_recipe, paper_recipe
+from itgan_data.storage.files import sha256_of, write_atomically
 
 CORESETS = ("real-herding", "real-forgetting")
 ROWS = ("real-count", "real-bytes", "real-coded", *CORESETS)

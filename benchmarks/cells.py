@@ -12,11 +12,11 @@ from setting import Setting, generator_checksum
 
 from itgan_data.condense.condenser import Condenser, OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
-from itgan_data.condense.embedding import EmbeddingPool, build_pool
-from itgan_data.evaluation.protocol import Results, RowKey, SeedResult, Summary, environment, summarize
-from itgan_data.generators.inference import WEIGHTS_FILE
+from itgan_data.condense.pool import EmbeddingPool, build_pool
+from itgan_data.evaluation.results import Results, RowKey, SeedResult, Summary, environment, summarize
+from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.images import LabeledImages
-from itgan_data.latents import LatentSet
+from itgan_data.latents.stored import LatentSet
 from itgan_data.recipes import Recipe
 
 

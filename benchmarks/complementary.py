@@ -30,23 +30,25 @@ import torch.nn.functional as F
 from setting import train_and_test, verdict
 
 from itgan_data.augmentation import CropFlip
-from itgan_data.dataset import SyntheticDataset
+from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.data.ensemble import SyntheticEnsemble
+from itgan_data.datasets import DIGITS, load_images, open_dataset
 from itgan_data.draws import make_rng, make_seed
-from itgan_data.ensemble import SyntheticEnsemble
-from itgan_data.evaluation.protocol import NetworkFactory, Results, RowKey, SeedResult, Summary, environment, summarize
-from itgan_data.features import FeatureNetwork
-from itgan_data.files import fingerprint, load_tensors, read_json, save_tensors, write_atomically, write_json
-from itgan_data.filtered_latents import FilteredLatents
-from itgan_data.fresh_latents import RandomLatents
-from itgan_data.generators import presets
+from itgan_data.evaluation.features import FeatureNetwork
+from itgan_data.evaluation.metrics import WEIGHT_METHODS, sample_weights
+from itgan_data.evaluation.protocol import NetworkFactory
+from itgan_data.evaluation.results import Results, RowKey, SeedResult, Summary, environment, summarize
 from itgan_data.generators.biggan import BigGANConfig
-from itgan_data.generators.config import GeneratorTrainerConfig
-from itgan_data.generators.inference import FrozenBigGAN, fold
-from itgan_data.generators.training import GeneratorTrainer
-from itgan_data.images import DIGITS, LabeledImages, load_images, open_dataset, uint8_to_unit, unit_to_uint8
-from itgan_data.metrics import WEIGHT_METHODS, sample_weights
+from itgan_data.generators.frozen import FrozenBigGAN, fold
+from itgan_data.images import LabeledImages, uint8_to_unit, unit_to_uint8
+from itgan_data.latents.filtered import FilteredLatents
+from itgan_data.latents.fresh import RandomLatents
 from itgan_data.networks import Classifier, create_network
+from itgan_data.pretraining import presets
+from itgan_data.pretraining.config import GeneratorTrainerConfig
+from itgan_data.pretraining.gan import GeneratorTrainer
 from itgan_data.recipes import ImageSource, Recipe, fast_recipe
+from itgan_data.storage.files import fingerprint, load_tensors, read_json, save_tensors, write_atomically, write_json
 
 INDEPENDENT = "independent"
 PAPER = {  # accuracy in percent, Table 3; None where it has no number

@@ -28,19 +28,20 @@ import torch.nn.functional as F
 from release_cifar10 import CPU as RELEASE
 from throughput import best_rates, clock_for, count_operations, matrix_products, straightforward, table
 
-from itgan_data.bundle import load_bundle
+from itgan_data.bundle.writing import load_bundle
 from itgan_data.condense.config import CondenserConfig
-from itgan_data.condense.embedding import EmbeddingPool, build_pool
 from itgan_data.condense.network_source import PoolSource
 from itgan_data.condense.objective import Batch, DistributionObjective, Matching
+from itgan_data.condense.pool import EmbeddingPool, build_pool
+from itgan_data.config import computing
+from itgan_data.datasets import load_images, open_dataset
 from itgan_data.draws import make_rng
-from itgan_data.evaluation.protocol import environment
-from itgan_data.files import write_json
+from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
-from itgan_data.generators.inference import fold
-from itgan_data.images import LabeledImages, load_images, open_dataset, signed_to_unit, uint8_to_unit
+from itgan_data.generators.frozen import fold
+from itgan_data.images import LabeledImages, signed_to_unit, uint8_to_unit
 from itgan_data.networks import create_network
-from itgan_data.precision import computing
+from itgan_data.storage.files import write_json
 
 CHANNELS = (64,) * 4  # the packaged bundle's size
 PARTS = ("generator", "augmentation", "embedding", "optimizer", "draws and losses")

@@ -7,9 +7,9 @@ from setting import Setting, training_bar
 
 from itgan_data.condense.selection import embed_images, forgetting_events, select_forgetting, select_herding
 from itgan_data.draws import make_rng
-from itgan_data.files import read_json, write_json
 from itgan_data.networks import create_network
 from itgan_data.recipes import Recipe
+from itgan_data.storage.files import read_json, write_json
 
 
 def coreset_recipe(setting: Setting) -> Recipe:

@@ -13,14 +13,16 @@ from pathlib import Path
 import click
 import torch
 
-from itgan_data.bundle import load_bundle
-from itgan_data.condense.embedding import EmbeddingPool, PoolConfig, build_pool
-from itgan_data.condense.inversion import Encoder, InversionConfig, invert, starting_latents, train_encoder
+from itgan_data.bundle.writing import load_bundle
+from itgan_data.condense.inversion import InversionConfig, invert, starting_latents
+from itgan_data.condense.pool import EmbeddingPool, PoolConfig, build_pool
+from itgan_data.datasets import CIFAR10, load_images, open_dataset
 from itgan_data.draws import permutation
-from itgan_data.evaluation.protocol import environment
-from itgan_data.files import write_json
-from itgan_data.generators.inference import FrozenBigGAN
-from itgan_data.images import CIFAR10, LabeledImages, load_images, open_dataset
+from itgan_data.evaluation.results import environment
+from itgan_data.generators.frozen import FrozenBigGAN
+from itgan_data.images import LabeledImages
+from itgan_data.pretraining.encoder import Encoder, train_encoder
+from itgan_data.storage.files import write_json
 
 CPU = torch.device("cpu")
 POOL = PoolConfig(num_networks=1, steps=1200, precision="bfloat16", compile=True)  # the first network of the release
@@ -87,7 +89,14 @@ def main(
     config = InversionConfig(encoder_steps=encoder_steps, steps=steps, batch_size=images)
 
     started = time.perf_counter()
-    encoder = train_encoder(generator, config, seed=seed, device=CPU)
+    encoder = train_encoder(
+        generator,
+        steps=config.encoder_steps,
+        batch_size=config.encoder_batch_size,
+        lr=config.lr_encoder,
+        seed=seed,
+        device=CPU,
+    )
     share = (time.perf_counter() - started) * images / set_size
     curves = {"encoder": inverter.run(config, encoder), "normal draws": inverter.run(config, None)}
     bought = round(steps * (1 + share / curves["normal draws"][-1][1]))

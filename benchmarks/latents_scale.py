@@ -20,11 +20,11 @@ import click
 import torch
 from torch import nn
 
-from itgan_data.dataset import SyntheticDataset
+from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.draws import permutation
-from itgan_data.evaluation.protocol import environment
-from itgan_data.files import write_json
-from itgan_data.latents import LatentSet
+from itgan_data.evaluation.results import environment
+from itgan_data.latents.stored import LatentSet
+from itgan_data.storage.files import write_json
 
 Value = TypeVar("Value")
 NUM_CLASSES = 1000

@@ -32,17 +32,17 @@ from setting import Setting, generator_checksum, one_line_errors, open_setting
 from itgan_data.condense import methods
 from itgan_data.condense.condenser import Condenser
 from itgan_data.condense.config import CondenserConfig
-from itgan_data.condense.embedding import PoolConfig
 from itgan_data.condense.network_source import FreshNetworks
+from itgan_data.condense.pool import PoolConfig
 from itgan_data.condense.selection import select_random
-from itgan_data.dataset import SyntheticDataset
-from itgan_data.evaluation.protocol import Results, RowKey, SeedResult, environment, summarize
-from itgan_data.files import read_json, write_atomically
-from itgan_data.fresh_latents import RandomLatents
-from itgan_data.generators.inference import WEIGHTS_FILE
+from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.evaluation.results import Results, RowKey, SeedResult, environment, summarize
 from itgan_data.generators.pixels import Pixels
-from itgan_data.latents import LatentSet
+from itgan_data.generators.store import WEIGHTS_FILE
+from itgan_data.latents.fresh import RandomLatents
+from itgan_data.latents.stored import LatentSet
 from itgan_data.recipes import ImageSource, Recipe, fast_recipe, paper_recipe
+from itgan_data.storage.files import read_json, write_atomically
 
 METHODS: dict[str, Callable[..., CondenserConfig]] = {
     "inversion-optimization": partial(methods.gan_inversion, by="optimization"),

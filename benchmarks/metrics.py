@@ -12,18 +12,19 @@ from pathlib import Path
 import click
 import torch
 
-from itgan_data.bundle import load_bundle
-from itgan_data.condense.embedding import PoolConfig, build_pool
-from itgan_data.dataset import SyntheticDataset
+from itgan_data.bundle.writing import load_bundle
+from itgan_data.condense.pool import PoolConfig, build_pool
+from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.datasets import CIFAR10, load_images, open_dataset
+from itgan_data.evaluation.features import FeatureNetwork, inception
+from itgan_data.evaluation.metrics import nearest_neighbors
 from itgan_data.evaluation.plots import plot_features, plot_neighbors, plot_preview
-from itgan_data.evaluation.protocol import environment
 from itgan_data.evaluation.quality import Judge, equal_shares, measure_images, metrics_table
-from itgan_data.features import FeatureNetwork, inception
-from itgan_data.files import write_json
-from itgan_data.fresh_latents import RandomLatents
-from itgan_data.images import CIFAR10, LabeledImages, load_images, open_dataset
-from itgan_data.latents import LatentSource
-from itgan_data.metrics import nearest_neighbors
+from itgan_data.evaluation.results import environment
+from itgan_data.images import LabeledImages
+from itgan_data.latents.fresh import RandomLatents
+from itgan_data.latents.stored import LatentSource
+from itgan_data.storage.files import write_json
 
 POOL = PoolConfig(num_networks=1, steps=1200, precision="bfloat16", compile=True)  # the first network of the release
 MAP_IMAGES = 100  # a class, in the t-SNE map

@@ -15,20 +15,21 @@ from typing import Any
 import click
 import torch
 
-from itgan_data.bundle import packaged_bundle, save_bundle
+from itgan_data.bundle.writing import packaged_bundle, save_bundle
 from itgan_data.condense.condenser import Condenser, OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
-from itgan_data.condense.embedding import EmbeddingPool, PoolConfig, build_pool
 from itgan_data.condense.inversion import InversionConfig
-from itgan_data.dataset import SyntheticDataset
-from itgan_data.evaluation.protocol import environment
-from itgan_data.fresh_latents import RandomLatents
-from itgan_data.generators import presets
-from itgan_data.generators.config import GeneratorTrainerConfig
-from itgan_data.generators.inference import FrozenBigGAN, fold
-from itgan_data.generators.training import GeneratorTrainer
-from itgan_data.images import CIFAR10, LabeledImages, load_images, open_dataset
-from itgan_data.latents import LatentSet
+from itgan_data.condense.pool import EmbeddingPool, PoolConfig, build_pool
+from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.datasets import CIFAR10, load_images, open_dataset
+from itgan_data.evaluation.results import environment
+from itgan_data.generators.frozen import FrozenBigGAN, fold
+from itgan_data.images import LabeledImages
+from itgan_data.latents.fresh import RandomLatents
+from itgan_data.latents.stored import LatentSet
+from itgan_data.pretraining import presets
+from itgan_data.pretraining.config import GeneratorTrainerConfig
+from itgan_data.pretraining.gan import GeneratorTrainer
 from itgan_data.recipes import accuracy
 
 logger = logging.getLogger("release_cifar10")

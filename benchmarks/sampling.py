@@ -34,16 +34,24 @@ from setting import Setting, generator_checksum, one_line_errors, open_setting, 
 from torch import nn
 
 from itgan_data.augmentation import CropFlip
+from itgan_data.data.ensemble import SyntheticEnsemble
 from itgan_data.draws import make_seed
-from itgan_data.ensemble import SyntheticEnsemble
-from itgan_data.evaluation.protocol import Results, RowKey, SeedResult, environment, summarize
-from itgan_data.files import fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_atomically, write_json
-from itgan_data.filtered_latents import FilteredLatents
-from itgan_data.fresh_latents import JitteredLatents, MixedLatents, RandomLatents
-from itgan_data.generators.inference import WEIGHTS_FILE, load_generator
-from itgan_data.latents import LatentSet, LatentSource
+from itgan_data.evaluation.results import Results, RowKey, SeedResult, environment, summarize
+from itgan_data.generators.store import WEIGHTS_FILE, load_generator
+from itgan_data.latents.filtered import FilteredLatents
+from itgan_data.latents.fresh import JitteredLatents, MixedLatents, RandomLatents
+from itgan_data.latents.stored import LatentSet, LatentSource
 from itgan_data.networks import create_network
 from itgan_data.recipes import ImageSource, Recipe, fast_recipe
+from itgan_data.storage.files import (
+    fingerprint,
+    load_tensors,
+    read_json,
+    save_tensors,
+    sha256_of,
+    write_atomically,
+    write_json,
+)
 
 PAPER = {  # accuracy in percent, Table 1
     "fixed": 62.26,

@@ -10,13 +10,15 @@ import click
 import torch
 from tqdm import tqdm
 
-from itgan_data.bundle import Bundle, load_bundle
-from itgan_data.dataset import SyntheticDataset
+from itgan_data.bundle.writing import Bundle, load_bundle
+from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.datasets import load_images, open_dataset
 from itgan_data.draws import make_rng
-from itgan_data.evaluation.protocol import NetworkFactory, SeedResult, Summary, evaluate
-from itgan_data.generators.inference import WEIGHTS_FILE
-from itgan_data.images import LabeledImages, Normalization, load_images, open_dataset
-from itgan_data.latents import LatentSource
+from itgan_data.evaluation.protocol import NetworkFactory, evaluate
+from itgan_data.evaluation.results import SeedResult, Summary
+from itgan_data.generators.store import WEIGHTS_FILE
+from itgan_data.images import LabeledImages, Normalization
+from itgan_data.latents.stored import LatentSource
 from itgan_data.recipes import ImageSource, Recipe
 
 MAX_HELD_OUT = 5000

@@ -14,12 +14,12 @@ import click
 import torch
 from setting import Setting, generator_checksum, one_line_errors, open_setting
 
-from itgan_data.bundle import LATENTS_FILE
-from itgan_data.dataset import SyntheticDataset
-from itgan_data.evaluation.protocol import Results, RowKey, environment
-from itgan_data.files import sha256_of, write_atomically
-from itgan_data.latents import LatentSet
+from itgan_data.bundle.writing import LATENTS_FILE
+from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.evaluation.results import Results, RowKey, environment
+from itgan_data.latents.stored import LatentSet
 from itgan_data.recipes import fast_recipe
+from itgan_data.storage.files import sha256_of, write_atomically
 
 ROWS = tuple(
     (stored, computed)

@@ -31,11 +31,11 @@ import torch
 from safetensors import torch as safetensors
 
 import itgan_data
-from itgan_data.bundle import Bundle, load_bundle, save_bundle
-from itgan_data.evaluation.protocol import environment
-from itgan_data.files import sha256_of, write_json
+from itgan_data.bundle.writing import Bundle, load_bundle, save_bundle
+from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
-from itgan_data.latents import LatentSet
+from itgan_data.latents.stored import LatentSet
+from itgan_data.storage.files import sha256_of, write_json
 
 PACKAGE = str(Path(itgan_data.__file__).parent)
 CONFIG = {

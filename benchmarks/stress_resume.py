@@ -25,15 +25,15 @@ import torch
 
 from itgan_data.condense.condenser import Condenser
 from itgan_data.condense.config import CondenserConfig
-from itgan_data.condense.embedding import PoolConfig
 from itgan_data.condense.inversion import InversionConfig
 from itgan_data.condense.network_source import FreshNetworks
 from itgan_data.condense.objective import Batch, DistributionObjective, GradientObjective
-from itgan_data.evaluation.protocol import environment
-from itgan_data.files import write_json
+from itgan_data.condense.pool import PoolConfig
+from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.images import LabeledImages
-from itgan_data.keeping import Keeper, saved_step
+from itgan_data.running.checkpointer import Checkpointer, saved_step
+from itgan_data.storage.files import write_json
 
 CHECKPOINT_STEPS = 10
 BASE = CondenserConfig(
@@ -74,7 +74,7 @@ def condense(config: CondenserConfig, workdir: Path, notes: Path) -> None:
     """Run until the end, with a checkpoint every ten steps and a note of every step."""
     torch.set_num_threads(1)
     looks = itertools.count(1)
-    Keeper.due = lambda keeper: next(looks) % CHECKPOINT_STEPS == 0  # type: ignore[method-assign]
+    Checkpointer.due = lambda checkpointer: next(looks) % CHECKPOINT_STEPS == 0  # type: ignore[method-assign]
     condenser = make_condenser(config, workdir)
     with open(notes, "a", buffering=1) as file:
         for objective in (DistributionObjective, GradientObjective):

@@ -24,12 +24,12 @@ from torchvision.datasets import CIFAR10, VisionDataset
 
 from itgan_data import ITGANCIFAR10, SyntheticLoader
 from itgan_data.augmentation import CropFlip
-from itgan_data.evaluation.protocol import environment
-from itgan_data.files import write_json
+from itgan_data.datasets import CIFAR10 as CIFAR10_INFO
+from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig, UpBlock, upsample
-from itgan_data.generators.inference import FrozenBigGAN, fold
+from itgan_data.generators.frozen import FrozenBigGAN, fold
 from itgan_data.generators.sampling import default_chunk, generate
-from itgan_data.images import CIFAR10 as CIFAR10_INFO
+from itgan_data.storage.files import write_json
 
 SIZES = {"the reference's size": (256,) * 4, "the packaged bundle's size": (64,) * 4}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

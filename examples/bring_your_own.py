@@ -34,13 +34,14 @@ from itgan_data import (
     save_bundle,
     select_random,
 )
+from itgan_data.datasets import DIGITS, load_images
 from itgan_data.draws import make_rng
-from itgan_data.evaluation.protocol import summarize
-from itgan_data.files import load_tensors, save_tensors
-from itgan_data.generators import presets
-from itgan_data.images import DIGITS, LabeledImages, load_images, unit_to_signed
+from itgan_data.evaluation.results import summarize
+from itgan_data.images import LabeledImages, unit_to_signed
 from itgan_data.networks import Classifier, create_network
+from itgan_data.pretraining import presets
 from itgan_data.recipes import fast_recipe
+from itgan_data.storage.files import load_tensors, save_tensors
 
 IMAGES_PER_CLASS = 10
 WIDTH = 32

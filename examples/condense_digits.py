@@ -24,11 +24,11 @@ from itgan_data import (
     open_dataset,
     save_bundle,
 )
+from itgan_data.datasets import DIGITS, load_images
 from itgan_data.draws import permutation
-from itgan_data.evaluation.protocol import summarize
-from itgan_data.generators import presets
-from itgan_data.images import DIGITS, load_images
+from itgan_data.evaluation.results import summarize
 from itgan_data.networks import Classifier, create_network
+from itgan_data.pretraining import presets
 from itgan_data.recipes import fast_recipe
 
 IMAGES_PER_CLASS = 10

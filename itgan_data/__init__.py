@@ -1,31 +1,32 @@
 """Data sets that a frozen generator makes from learned latents."""
 
-from .bundle import Bundle, load_bundle, push_bundle, save_bundle
-from .cifar import ITGANCIFAR10, ITGANCIFAR100
+from .bundle.hub import HubError
+from .bundle.writing import Bundle, load_bundle, push_bundle, save_bundle
 from .condense import methods
 from .condense.condenser import Condenser, OutOfTimeError
 from .condense.config import CondenserConfig
-from .condense.embedding import PoolConfig
 from .condense.inversion import InversionConfig
 from .condense.network_source import FreshNetworks
+from .condense.pool import PoolConfig
 from .condense.selection import embed_images, forgetting_events, select_forgetting, select_herding, select_random
-from .dataset import SyntheticDataset
-from .ensemble import SyntheticEnsemble
+from .data.cifar import ITGANCIFAR10, ITGANCIFAR100
+from .data.dataset import SyntheticDataset
+from .data.ensemble import SyntheticEnsemble
+from .data.loader import SyntheticLoader, collate_dicts
+from .datasets import load_images, open_dataset
 from .evaluation.protocol import evaluate
-from .filtered_latents import FilteredLatents
-from .fresh_latents import JitteredLatents, MixedLatents, RandomLatents
 from .generators.biggan import BigGAN, BigGANConfig
-from .generators.config import GeneratorTrainerConfig
+from .generators.frozen import FrozenBigGAN, fold
 from .generators.importers import import_generator
-from .generators.inference import FrozenBigGAN, fold, load_generator
 from .generators.pixels import Pixels
-from .generators.training import GeneratorTrainer
-from .hub import HubError
-from .images import load_images, open_dataset
-from .latent_importers import import_latents
-from .latents import LatentSet
-from .loader import SyntheticLoader, collate_dicts
+from .generators.store import load_generator
+from .latents.filtered import FilteredLatents
+from .latents.fresh import JitteredLatents, MixedLatents, RandomLatents
+from .latents.importers import import_latents
+from .latents.stored import LatentSet
 from .networks import create_network
+from .pretraining.config import GeneratorTrainerConfig
+from .pretraining.gan import GeneratorTrainer
 from .recipes import Recipe, fast_recipe, paper_recipe, train_classifier
 
 __all__ = [

@@ -14,9 +14,8 @@ from torch import nn
 
 from . import draws
 from .augmentation import DSA, Augmentation, CropFlip
-from .config_values import check_types
+from .config import autocast, check_precision, check_types
 from .images import Normalization
-from .precision import autocast, check_precision
 
 _AUGMENT_STREAM = 2  # of `draws`, as in the loader: other numbers than those of latents of the same seed
 _SHUFFLE_STREAM = 3

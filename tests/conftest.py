@@ -19,10 +19,10 @@ from huggingface_hub.utils import close_session
 from torch import nn
 from torchvision.datasets import CIFAR10
 
-from itgan_data.bundle import save_bundle
+from itgan_data.bundle.writing import save_bundle
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.images import LabeledImages
-from itgan_data.latents import LatentSet
+from itgan_data.latents.stored import LatentSet
 
 ROOT = Path(__file__).resolve().parent.parent
 

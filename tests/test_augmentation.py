@@ -16,7 +16,7 @@ from itgan_data.augmentation import (
     diff_augment,
     saturation,
 )
-from itgan_data.files import load_tensors
+from itgan_data.storage.files import load_tensors
 
 SIZE = 24
 AUGMENTATIONS = [

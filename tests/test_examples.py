@@ -22,8 +22,8 @@ from itgan_data import (
     fast_recipe,
     load_bundle,
 )
-from itgan_data.images import CIFAR10 as INFO
-from itgan_data.images import load_images
+from itgan_data.datasets import CIFAR10 as INFO
+from itgan_data.datasets import load_images
 
 OURS, TORCHVISIONS = "from itgan_data import ITGANCIFAR10 as CIFAR10", "from torchvision.datasets import CIFAR10"
 SCRIPTS = ("examples/train_cifar10.py", "examples/train_lightning.py", "examples/train_accelerate.py")

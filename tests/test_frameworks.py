@@ -23,8 +23,9 @@ from torchvision.transforms import ToTensor
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
 
 from itgan_data import ITGANCIFAR10, RandomLatents, SyntheticDataset, collate_dicts, load_bundle
-from itgan_data.images import CIFAR10 as INFO
-from itgan_data.images import LabeledImages, load_images, uint8_to_unit
+from itgan_data.datasets import CIFAR10 as INFO
+from itgan_data.datasets import load_images
+from itgan_data.images import LabeledImages, uint8_to_unit
 
 SIZE, BATCH, EPOCHS = 40, 10, 3
 NORMALIZATION = INFO.normalization

@@ -6,14 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from itgan_data.datasets import CIFAR10, DIGITS, load_images, open_dataset
 from itgan_data.images import (
-    CIFAR10,
-    DIGITS,
     LabeledImages,
     Normalization,
     image_grid,
-    load_images,
-    open_dataset,
     signed_to_uint8,
     signed_to_unit,
     to_pil,

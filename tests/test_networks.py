@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from itgan_data.files import load_tensors
 from itgan_data.networks import NETWORKS, create_network
+from itgan_data.storage.files import load_tensors
 
 
 def images(count: int = 2, side: int = 32, channels: int = 3) -> torch.Tensor:

@@ -4,7 +4,7 @@ import logging
 
 import click
 
-from ..bundle_config import package_version
+from ..config import package_version
 from .judging import evaluate_command, info
 from .making import condense, import_command, pretrain
 from .pictures import preview

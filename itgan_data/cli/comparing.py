@@ -11,13 +11,14 @@ import click
 import torch
 from tqdm import tqdm
 
-from ..bundle_reading import Bundle
-from ..dataset import SyntheticDataset
+from ..bundle.reading import Bundle
+from ..config import needs_extra
+from ..data.dataset import SyntheticDataset
+from ..datasets import load_images, open_dataset
+from ..evaluation.features import FeatureNetwork, inception
 from ..evaluation.quality import Judge, train_judge
-from ..extras import needs_extra
-from ..features import FeatureNetwork, inception
-from ..images import LabeledImages, load_images, open_dataset
-from ..latents import LatentSource
+from ..images import LabeledImages
+from ..latents.stored import LatentSource
 from ..networks import NETWORKS
 from ..recipes import Recipe, fast_recipe, paper_recipe
 from .options import device_option, flips_of, flips_option, given, inception_option, with_options

@@ -6,15 +6,16 @@ from typing import Any
 
 import click
 
-from ..bundle_reading import Bundle, describe_bundle, load_bundle
-from ..evaluation.protocol import environment, evaluate, summarize
+from ..bundle.reading import Bundle, describe_bundle, load_bundle
+from ..evaluation.metrics import nearest_neighbors
+from ..evaluation.protocol import evaluate
 from ..evaluation.quality import equal_shares, measure_images, metrics_table
-from ..fresh_latents import RandomLatents
+from ..evaluation.results import environment, summarize
 from ..generators.pixels import Pixels
 from ..generators.trusted import Trust
 from ..images import LabeledImages
-from ..latents import LatentSet
-from ..metrics import nearest_neighbors
+from ..latents.fresh import RandomLatents
+from ..latents.stored import LatentSet
 from .comparing import Comparison, comparison_options, find_extra, training_bar
 from .options import data_option, json_option, source_argument, trust_option
 

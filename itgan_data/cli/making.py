@@ -9,29 +9,32 @@ from typing import Any, TypeVar
 import click
 import torch
 
-from ..bundle import save_bundle
+from ..bundle.writing import save_bundle
 from ..condense import methods
 from ..condense.condenser import Condenser
 from ..condense.config import CondenserConfig
-from ..condense.embedding import PoolConfig, build_pool
-from ..condense.sharding import Shard, Team
-from ..dataset import SyntheticDataset
-from ..evaluation.protocol import environment, measure_normalization
+from ..condense.pool import PoolConfig, build_pool
+from ..data.dataset import SyntheticDataset
+from ..datasets import load_images, open_dataset
+from ..evaluation.features import FeatureNetwork, inception
+from ..evaluation.protocol import measure_normalization
 from ..evaluation.quality import Judge
-from ..features import FeatureNetwork, inception
-from ..files import read_json
-from ..generator_contract import ImageGenerator
-from ..generators import presets
-from ..generators.config import GeneratorTrainerConfig
+from ..evaluation.results import environment
+from ..generators.contract import ImageGenerator
+from ..generators.frozen import FrozenBigGAN
 from ..generators.importers import import_generator
-from ..generators.inference import FrozenBigGAN, load_generator, save_generator
 from ..generators.pixels import Pixels
-from ..generators.training import GeneratorTrainer
+from ..generators.store import load_generator, save_generator
 from ..generators.trusted import Trust
-from ..images import LabeledImages, Normalization, load_images, open_dataset
-from ..keeping import Budget, OutOfTimeError
-from ..latent_importers import import_latents, read_labels
-from ..latents import LatentSet
+from ..images import LabeledImages, Normalization
+from ..latents.importers import import_latents, read_labels
+from ..latents.stored import LatentSet
+from ..pretraining import presets
+from ..pretraining.config import GeneratorTrainerConfig
+from ..pretraining.gan import GeneratorTrainer
+from ..running.shards import Shard, Team
+from ..running.stopping import OutOfTimeError, TimeLimit
+from ..storage.files import read_json
 from .options import PATH, data_option, flips_of, flips_option, given, inception_option, long_work, trust_option
 from .running import LongCommand, leads, process_group
 
@@ -221,8 +224,8 @@ def _train_monitor(
 ) -> FeatureNetwork:
     """Features of a ConvNet trained on the real images, once: it is kept in `workdir`."""
     config, normalization = replace(MONITOR, flips=flips), measure_normalization(real)
-    budget = Budget(max_minutes, checkpoint_minutes=math.inf, workdir=workdir)
-    team = Team(Shard.of_this_rank(), budget)  # the first rank trains it, the others wait for as long as it takes
+    time_limit = TimeLimit(max_minutes, checkpoint_minutes=math.inf, workdir=workdir)
+    team = Team(Shard.of_this_rank(), time_limit)  # the first rank trains it, the others wait for as long as it takes
     pool = build_pool(real.to(device), config, normalization=normalization, seed=0, workdir=workdir, team=team)
     pool.load_best()
     name = f"{config.network} of {100 * max(pool.accuracies):.1f}%"

@@ -11,7 +11,7 @@ import click
 import torch
 from torch import nn
 
-from ..bundle_reading import packaged_bundle
+from ..bundle.reading import packaged_bundle
 from .running import device_of_rank
 
 PATH = click.Path(path_type=Path)

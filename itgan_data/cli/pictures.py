@@ -6,15 +6,16 @@ from typing import Any
 import click
 import torch
 
-from ..bundle_reading import Bundle, load_bundle
-from ..dataset import SyntheticDataset
+from ..bundle.reading import Bundle, load_bundle
+from ..data.dataset import SyntheticDataset
+from ..datasets import load_images
+from ..evaluation.curves import read_curves
+from ..evaluation.metrics import WEIGHT_METHODS, WeightMethod, nearest_neighbors, sample_weights
 from ..evaluation.plots import plot_features, plot_neighbors, plot_preview, plot_training, plot_weights
 from ..evaluation.quality import equal_shares
-from ..evaluation.training_log import read_curves
 from ..generators.trusted import Trust
-from ..images import LabeledImages, load_images
-from ..latents import LatentSet
-from ..metrics import WEIGHT_METHODS, WeightMethod, nearest_neighbors, sample_weights
+from ..images import LabeledImages
+from ..latents.stored import LatentSet
 from .comparing import Comparison, comparison_options, find_extra
 from .options import PATH, data_option, source_argument, trust_option
 

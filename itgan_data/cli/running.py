@@ -9,8 +9,8 @@ import click
 import torch
 from torch import distributed
 
-from ..condense.sharding import Shard
-from ..keeping import OutOfTimeError
+from ..running.shards import Shard
+from ..running.stopping import OutOfTimeError
 
 
 class OneLineErrors(click.Group):

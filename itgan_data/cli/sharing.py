@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..bundle import push_bundle
-from ..bundle_reading import load_bundle
+from ..bundle.reading import load_bundle
+from ..bundle.writing import push_bundle
 from ..generators.trusted import Trust
 from .options import PATH, endpoint_option, trust_option
 

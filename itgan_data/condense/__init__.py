@@ -1,0 +1,1 @@
+"""From a frozen generator and real images to learned latents."""

@@ -19,32 +19,23 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..augmentation import DSA, Compose
-from ..generator_contract import probe_images
-from ..images import load_images
-from ..keeping import Budget, Keeper, OutOfTimeError, saved_step
-from ..latents import LatentSet
-from ..precision import computing
+from ..config import computing
+from ..datasets import load_images
+from ..generators.contract import probe_images
+from ..latents.stored import LatentSet
+from ..running.checkpointer import Checkpointer, saved_step
+from ..running.shards import Shard, Team
+from ..running.stopping import OutOfTimeError, TimeLimit
 from .config import CondenserConfig
-from .embedding import EmbeddingPool, build_pool
+from .initializing import Initializer
 from .inversion import Embedding, Images
 from .journal import summary_writer
 from .learning import Learner
 from .network_source import FreshSource, NetworkSource, PoolSource
 from .objective import Batch, DistributionObjective, GradientObjective, Matching, Objective
-from .preparation import (
-    MAY_DIFFER,
-    Unit,
-    check_fit,
-    check_folders,
-    choose,
-    frozen,
-    identity,
-    more_units,
-    units_of,
-)
+from .pool import EmbeddingPool, build_pool
 from .selection import indices_by_class
-from .sharding import Shard, Team
-from .starting import Starter
+from .units import MAY_DIFFER, Unit, check_fit, check_folders, choose, frozen, identity, more_units, units_of
 
 __all__ = ["Condenser", "OutOfTimeError", "Shard", "Unit"]
 
@@ -202,7 +193,7 @@ class Condenser:
     def start(self) -> LatentSet:
         """The latents that matching starts from, class after class; also in `workdir/inversion.safetensors`."""
         indices, config = self.chosen.flatten(), self.config
-        starter = Starter(
+        initializer = Initializer(
             self.generator,
             self._generate,
             self._best_features,
@@ -212,7 +203,7 @@ class Condenser:
             workdir=self.workdir,
             team=self._team,
         )
-        latents = starter.latents(indices)
+        latents = initializer.latents(indices)
         labels = torch.arange(len(self.chosen)).repeat_interleave(self.chosen.shape[1])
         start = LatentSet(latents, labels, source_index=indices)
         if self._team.leads:
@@ -281,8 +272,8 @@ class Condenser:
         if self.config.steps == 0:
             return self.start.select(rows.flatten())
         sources, classes = self.chosen.flatten()[rows], torch.tensor(unit.classes)
-        keeper = Keeper(self.workdir / unit.name, self._work, self._team.budget, may_differ=MAY_DIFFER)
-        found = keeper.load() if saved_step(keeper.folder) == self.config.steps else None
+        checkpointer = Checkpointer(self.workdir / unit.name, self._work, self._team.time_limit, may_differ=MAY_DIFFER)
+        found = checkpointer.load() if saved_step(checkpointer.folder) == self.config.steps else None
         if found is not None:
             learned = found.tensors["latents"]
         else:
@@ -294,7 +285,7 @@ class Condenser:
                 networks=networks,
                 generate=self._generate,
                 config=self.config,
-                keeper=keeper,
+                checkpointer=checkpointer,
                 class_names=self.real_images.class_names,
             )
             learned = learner.run().flatten(0, 1).cpu()
@@ -315,5 +306,5 @@ class Condenser:
     def _begin(self, shard: Shard | None, max_minutes: float | None) -> None:
         if self._is_temporary and shard is not None and shard.count > 1:
             raise ValueError("ranks share their work through the workdir; give one that all of them see")
-        budget = Budget(max_minutes, checkpoint_minutes=self.config.checkpoint_minutes, workdir=self.workdir)
-        self._team = Team(shard, budget)
+        time_limit = TimeLimit(max_minutes, checkpoint_minutes=self.config.checkpoint_minutes, workdir=self.workdir)
+        self._team = Team(shard, time_limit)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..augmentation import DSA
-from ..config_values import check_types
-from ..images import CIFAR10, Normalization
-from ..precision import check_precision
-from .embedding import PoolConfig
+from ..config import check_precision, check_types
+from ..datasets import CIFAR10
+from ..images import Normalization
 from .inversion import InversionConfig
 from .network_source import FreshNetworks
+from .pool import PoolConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,26 +5,23 @@ Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from tqdm import trange
 
 from .. import draws
-from ..checkpoint import Checkpoint
-from ..config_values import check_types
+from ..config import check_types
 from ..images import LabeledImages, Normalization, signed_to_unit, unit_to_signed
-from ..keeping import Keeper, saving
+from ..pretraining.encoder import Encoder, Fit
+from ..running.checkpointer import Checkpointer, checkpointing
 from .matching import reconstruction
 
 logger = logging.getLogger(__name__)
 
-# Streams of `draws`, one a use, so that no two share numbers.
-_SAMPLES, _SAMPLE_LABELS, _STARTS = range(11, 14)
+_STARTS = 13  # stream of `draws`
 
 Images = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Takes latents `[N, latent_dim]` and labels `[N]` to signed images `[N, C, H, W]`."""
@@ -59,117 +56,6 @@ class InversionConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
-class Encoder(nn.Module):
-    """Predicts the latents `[N, latent_dim]` of signed images `[N, C, H, W]` with labels `[N]`."""
-
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, latent_dim: int, width: int = 64) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels, rows, columns = image_shape
-        while max(rows, columns) > 4:
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1)]
-            layers += [nn.GroupNorm(8, width), nn.ReLU()]
-            channels, rows, columns, width = width, (rows + 1) // 2, (columns + 1) // 2, width * 2
-        self.maps = nn.Sequential(*layers, nn.Flatten())
-        self.hidden = nn.Linear(channels * rows * columns, 512)
-        self.label = nn.Embedding(num_classes, 512)
-        self.latent = nn.Linear(512, latent_dim)
-
-    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        latents: torch.Tensor = self.latent(F.relu(self.hidden(self.maps(images)) + self.label(labels)))
-        return latents
-
-
-def train_encoder(
-    generator: nn.Module,
-    config: InversionConfig,
-    *,
-    seed: int,
-    device: torch.device,
-    keeper: Keeper | None = None,
-) -> Encoder:
-    """Train an encoder to recover the latents of the generator's own samples.
-
-    Args:
-        generator: frozen; its samples and their latents are the training pairs, new ones every step.
-        config: steps, batch size and peak learning rate (one cycle).
-        seed: of the weights and the samples.
-        device: where the generator is.
-        keeper: where to go on from, and when to save; without one all is done anew.
-
-    Raises:
-        OutOfTimeError: the keeper's budget is used up; the encoder so far is saved.
-        FloatingPointError: its weights are not finite.
-    """
-    latent_dim, num_classes = int(generator.latent_dim), int(generator.num_classes)  # type: ignore[arg-type]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
-        encoder = Encoder(generator.image_shape, num_classes, latent_dim)  # type: ignore[arg-type]
-    encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=config.lr_encoder)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.lr_encoder, total_steps=config.encoder_steps, cycle_momentum=False
-    )
-    fit = _Fit(dict(encoder.named_parameters()), optimizer, schedule)
-    first = fit.restore(None if keeper is None else keeper.load())
-    rows = torch.arange(config.encoder_batch_size, device=device)
-    with saving(keeper, config.encoder_steps, remedy="lower lr_encoder of the inversion") as done:
-        for step in (bar := trange(first, config.encoder_steps, desc="encoder", unit="step")):
-            latents = draws.normal(seed, step, rows, latent_dim, stream=_SAMPLES)
-            labels = (draws.uniform(seed, step, rows, 1, stream=_SAMPLE_LABELS).squeeze(1) * num_classes).long()
-            with torch.no_grad():
-                images = generator(latents, labels).float()
-            loss = F.mse_loss(encoder(images, labels), latents)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            if step % 50 == 0:
-                bar.set_postfix_str(f"latent error {loss.item():.3f}")
-            done(step + 1, fit.state)
-    return encoder.eval().requires_grad_(False)
-
-
-class _Fit:
-    """Tensors that an Adam fits, with its moments and learning rate: what a checkpoint of a fit holds."""
-
-    def __init__(
-        self,
-        tensors: Mapping[str, torch.Tensor],
-        optimizer: torch.optim.Adam,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-    ) -> None:
-        self.tensors = tensors
-        self.optimizer = optimizer
-        self.schedule = schedule
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """All by name."""
-        moments = {
-            f"{name}.{key}": self.optimizer.state[tensor][key]
-            for name, tensor in self.tensors.items()
-            for key in ("exp_avg", "exp_avg_sq")
-        }
-        lr = torch.tensor(self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
-        return {**self.tensors, **moments, "lr": lr}
-
-    @torch.no_grad()
-    def restore(self, found: Checkpoint | None) -> int:
-        """Go on from what `state` gave, if there is such; the steps done."""
-        if found is None:
-            return 0
-        for name, tensor in self.tensors.items():
-            tensor.copy_(found.tensors[name])
-            moments = {key: found.tensors[f"{name}.{key}"] for key in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[tensor] = {
-                "step": torch.tensor(float(found.step)),
-                **{key: torch.empty_like(tensor).copy_(moment) for key, moment in moments.items()},
-            }
-        self.optimizer.param_groups[0]["lr"] = float(found.tensors["lr"])
-        self.schedule.last_epoch = found.step
-        return found.step
-
-
 def starting_latents(
     generator: nn.Module,
     encoder: Encoder | None,
@@ -199,7 +85,7 @@ def invert(
     *,
     normalization: Normalization,
     on_step: Callable[[int, torch.Tensor], None] | None = None,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Optimise the latents of a batch of real images (Eq. 1).
 
@@ -211,13 +97,13 @@ def invert(
         config: steps, learning rate, pixel weight.
         normalization: takes unit images to what `embed` expects.
         on_step: called with the step and the loss of each image before it.
-        keeper: where to go on from, and when to save; without one all is done anew.
+        checkpointer: where to go on from, and when to save; without one all is done anew.
 
     Returns:
         Latents `[N, latent_dim]` and the last loss of each image `[N]`.
 
     Raises:
-        OutOfTimeError: the keeper's budget is used up; all is saved.
+        OutOfTimeError: the time is over; all is saved.
         FloatingPointError: a latent or a loss is not finite.
     """
     unit, labels = real_images.unit_batch(torch.arange(len(real_images)))
@@ -227,13 +113,13 @@ def invert(
     latents = start.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([latents], lr=config.lr_latents)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.steps))
-    fit = _Fit({"latents": latents}, optimizer, schedule)
-    first = fit.restore(None if keeper is None else keeper.load())
+    fit = Fit({"latents": latents}, optimizer, schedule)
+    first = fit.restore(None if checkpointer is None else checkpointer.load())
 
     def state(losses: torch.Tensor) -> dict[str, torch.Tensor]:
         return {**fit.state(), "losses": losses}
 
-    with saving(keeper, config.steps, remedy="lower lr_latents of the inversion") as done:
+    with checkpointing(checkpointer, config.steps, remedy="lower lr_latents of the inversion") as done:
         for step in range(first, config.steps + 1):
             with torch.set_grad_enabled(step < config.steps):
                 images = generate(latents, labels)

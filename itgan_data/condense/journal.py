@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..extras import needs_extra
-from ..files import write_atomically
+from ..config import needs_extra
 from ..images import image_grid, signed_to_unit
-from ..step_log import StepLog
+from ..running.step_log import StepLog
+from ..storage.files import write_atomically
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from .. import draws
 from ..images import signed_to_unit
-from ..keeping import Keeper, saving
+from ..running.checkpointer import Checkpointer, checkpointing
 from .config import CondenserConfig
 from .inversion import Images
 from .journal import Journal, preview_places
@@ -52,7 +52,7 @@ class Learner:
         networks: the source of the objective's network, trained along on the images where it asks for that.
         generate: the frozen generator.
         config: optimiser, steps and how often to report.
-        keeper: where to go on from, and when to save.
+        checkpointer: where to go on from, and when to save.
         class_names: of the real set, for messages.
 
     Raises:
@@ -68,7 +68,7 @@ class Learner:
         networks: NetworkSource,
         generate: Images,
         config: CondenserConfig,
-        keeper: Keeper,
+        checkpointer: Checkpointer,
         class_names: Sequence[str],
     ) -> None:
         self.start = start
@@ -77,7 +77,7 @@ class Learner:
         self.networks = networks
         self.generate = generate
         self.config = config
-        self.keeper = keeper
+        self.checkpointer = checkpointer
         self.class_names = class_names
         self.latents = start.latents.clone().requires_grad_(True)
         self.optimizer = _optimizer(self.latents, config)
@@ -92,13 +92,13 @@ class Learner:
             KeyboardInterrupt: Ctrl-C; all is saved.
             FloatingPointError: a loss is not finite or exploded; nothing is saved since the last checkpoint.
         """
-        config, keeper = self.config, self.keeper
-        name = keeper.folder.name
+        config, checkpointer = self.config, self.checkpointer
+        name = checkpointer.folder.name
         started, first = time.monotonic(), self.step
         with (
-            closing(Journal(keeper.folder.parent, name, step=first, tensorboard=config.tensorboard)) as journal,
+            closing(Journal(checkpointer.folder.parent, name, step=first, tensorboard=config.tensorboard)) as journal,
             tqdm(total=config.steps, initial=first, desc=name, unit="step") as bar,
-            saving(keeper, config.steps, remedy=_REMEDY) as done,
+            checkpointing(checkpointer, config.steps, remedy=_REMEDY) as done,
         ):
             while self.step < config.steps:
                 losses = self._update()
@@ -169,8 +169,8 @@ class Learner:
         step, row = found
         raise FloatingPointError(
             f"the loss of class {self.class_names[int(self.start.classes[row])]!r} exploded or is not finite at step "
-            f"{step} of {self.keeper.folder.name} (last read: {float(losses[row]):.4g}); "
-            f"{self.keeper.describe_saved()}; {_REMEDY}"
+            f"{step} of {self.checkpointer.folder.name} (last read: {float(losses[row]):.4g}); "
+            f"{self.checkpointer.describe_saved()}; {_REMEDY}"
         )
 
     def _good_state(self, losses: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -184,12 +184,12 @@ class Learner:
 
     def _restore(self) -> int:
         """Take the state from the checkpoint, if there is one; the steps done."""
-        found = self.keeper.load()
+        found = self.checkpointer.load()
         if found is None:
             return 0
         if found.step > self.config.steps:
             raise ValueError(
-                f"{self.keeper.folder} is at step {found.step}, beyond steps={self.config.steps}; raise steps"
+                f"{self.checkpointer.folder} is at step {found.step}, beyond steps={self.config.steps}; raise steps"
             )
         device, tensors = self.latents.device, found.tensors
         with torch.no_grad():

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from .. import draws
 from ..augmentation import Augmentation
-from ..config_values import check_types
+from ..config import check_types
 from ..networks import NETWORKS, Classifier, create_network
-from .embedding import EmbeddingPool
+from .pool import EmbeddingPool
 
 # Streams of `draws`, one a use, so that no two share numbers.
 _POOL, _WEIGHTS, _ORDER, _AUGMENT = 22, 23, 24, 25

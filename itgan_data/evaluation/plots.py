@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..extras import needs_extra
-from ..files import write_atomically
+from ..config import needs_extra
 from ..images import image_grid, uint8_to_unit
+from ..storage.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,59 +1,25 @@
-"""The accuracy, on real test images, of fresh networks trained on a set; results as JSON and as a table."""
+"""The accuracy, on real test images, of fresh networks trained on a set."""
 
-import importlib.metadata
-import json
 import logging
-import os
-import platform
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from ..datasets import load_images
 from ..draws import make_rng
-from ..files import differences, read_json, write_json
-from ..images import LabeledImages, Normalization, load_images
+from ..images import LabeledImages, Normalization
 from ..networks import NETWORKS, create_network
 from ..recipes import ImageSource, Recipe, accuracy, train_classifier
+from .results import SeedResult
 
 logger = logging.getLogger(__name__)
 
 NetworkFactory = Callable[[torch.Generator], nn.Module]
 MEASURED_IMAGES = 5000
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedResult:
-    """One network, trained from nothing."""
-
-    seed: int
-    """Of the initial weights, the order of the images and their augmentation."""
-    accuracy: float
-    """On the test set after the last update, in [0, 1]."""
-    final_loss: float
-    """Training loss of the last update."""
-    seconds: float
-    """Wall-clock time of training and testing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Accuracy over seeds, in [0, 1]."""
-
-    mean: float
-    std: float | None
-    """Sample standard deviation; None for a single seed."""
-    num_seeds: int
-
-    def __str__(self) -> str:
-        spread = "" if self.std is None else f" ± {100 * self.std:.2f}"
-        return f"{100 * self.mean:.2f}{spread}"
 
 
 def evaluate(
@@ -161,127 +127,3 @@ def _check_fit(source: ImageSource, test_images: LabeledImages) -> None:
             f"the training set has {len(names)} classes and the test set {test_images.num_classes}; "
             "expected the same classes in the same order"
         )
-
-
-def summarize(results: Sequence[SeedResult]) -> Summary:
-    """Mean and sample standard deviation of the accuracy."""
-    if not results:
-        raise ValueError("there are no results to summarize; expected at least one")
-    values = [result.accuracy for result in results]
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return Summary(mean=statistics.fmean(values), std=std, num_seeds=len(values))
-
-
-def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """What a measured number depends on beside the code: versions, processor, threads, GPU."""
-    device = torch.device(device)
-    packages = ("itgan_data", "torch", "torchvision")
-    return {
-        "python": platform.python_version(),
-        **{package: _version(package) for package in packages},
-        "processor": _processor_name(),
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return None
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowKey:
-    """What a row of a results table was made from; a row of another key is another row."""
-
-    num_images: int | None
-    """Images in the training set; None for fresh images without end."""
-    num_bytes: int
-    """What they occupy as stored, with all that is needed to show them."""
-    content: str
-    """What the images are: how they were chosen and coded, or the checksums of their files."""
-
-
-class Results:
-    """Rows of per-seed results in one JSON file, which grows by whole results and is never half-written.
-
-    Args:
-        path: the file; made on the first `add`, read if it is there.
-        settings: what all rows have in common (network, recipe, data), JSON-able.
-        environment: where they are measured; that of the last run is kept.
-
-    Raises:
-        ValueError: the file holds results of other settings.
-    """
-
-    def __init__(
-        self, path: str | os.PathLike[str], *, settings: Mapping[str, Any], environment: Mapping[str, Any]
-    ) -> None:
-        self.path = Path(path)
-        self.settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
-        self.environment = dict(environment)
-        self._rows: dict[str, dict[str, Any]] = {}
-        self._read()
-
-    def _read(self) -> None:
-        if not self.path.is_file():
-            return
-        stored = read_json(self.path)
-        if stored.get("settings") != self.settings:
-            differing = [field for field, *_ in differences(stored.get("settings", {}), self.settings)]
-            raise ValueError(
-                f"{self.path} holds results of other settings ({', '.join(differing)} differ); "
-                "choose another file or remove it"
-            )
-        self._rows = stored["rows"]
-
-    def get(self, row: str, key: RowKey, seed: int) -> SeedResult | None:
-        """The result of a row and seed, if it was made from the same key."""
-        stored = self._rows.get(row)
-        if stored is None or stored["key"] != asdict(key):
-            return None
-        for result in stored["results"]:
-            if result["seed"] == seed:
-                return SeedResult(**result)
-        return None
-
-    def add(self, row: str, key: RowKey, result: SeedResult) -> None:
-        """Keep a result and write the file; results of the row made from another key are dropped.
-
-        What another process has added meanwhile is kept: one may measure some rows, one others.
-        """
-        self._read()
-        stored = self._rows.get(row)
-        if stored is None or stored["key"] != asdict(key):
-            stored = self._rows[row] = {"key": asdict(key), "results": []}
-        stored["results"] = [kept for kept in stored["results"] if kept["seed"] != result.seed]
-        stored["results"].append(asdict(result))
-        summary = summarize([SeedResult(**kept) for kept in stored["results"]])
-        stored["summary"] = {"mean": summary.mean, "std": summary.std}
-        write_json(self.path, {"settings": self.settings, "environment": self.environment, "rows": self._rows})
-
-    def table(self, order: Sequence[str] = ()) -> str:
-        """A Markdown table, one line a row: those named in `order` first, the rest as they were added."""
-        lines = [
-            "| training set | images | bytes | test accuracy (%) | seeds |",
-            "|---|---:|---:|---:|---:|",
-        ]
-        names = [name for name in order if name in self._rows]
-        for name in [*names, *(name for name in self._rows if name not in names)]:
-            row = self._rows[name]
-            summary = summarize([SeedResult(**result) for result in row["results"]])
-            images = "fresh" if row["key"]["num_images"] is None else f"{row['key']['num_images']:,}"
-            lines.append(f"| {name} | {images} | {row['key']['num_bytes']:,} | {summary} | {summary.num_seeds} |")
-        return "\n".join(lines) + "\n"

@@ -8,11 +8,11 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import draws
-from ..features import FeatureNetwork
 from ..images import LabeledImages, Normalization, unit_to_uint8
-from ..metrics import FeatureMetrics, compare_features, ms_ssim
 from ..networks import Classifier, create_network
 from ..recipes import Recipe, accuracy
+from .features import FeatureNetwork
+from .metrics import FeatureMetrics, compare_features, ms_ssim
 from .protocol import as_source, evaluate
 
 

@@ -1,0 +1,1 @@
+"""Generators, as they serve: built, frozen, stored and sampled."""

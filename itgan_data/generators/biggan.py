@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..config_values import check_types
+from ..config import check_types
 from .spectral import SpectralConv2d, SpectralLinear, normal_02
 
 MAX_WIDTH = 1 << 16  # classes, latent width, channels: far beyond any BigGAN

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ..generator_contract import probe_images
-from ..torch_files import read_torch_file
+from ..storage.torch_files import read_torch_file
 from .biggan import BigGAN, BigGANConfig
-from .inference import FrozenBigGAN, fold
+from .contract import probe_images
+from .frozen import FrozenBigGAN, fold
 
 _Tensors = dict[str, torch.Tensor]
 

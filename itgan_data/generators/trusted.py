@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from ..generator_contract import ImageGenerator, as_generator
+from .contract import ImageGenerator, as_generator
 
 Trust = type[nn.Module] | Sequence[type[nn.Module]]
 """One class, or several, of generators whose code the user has read."""

@@ -1,0 +1,145 @@
+"""The latents that matching starts from: normal draws, the generator's own encoder, or inversion kept as it goes."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ..images import LabeledImages
+from ..pretraining.encoder import Encoder, train_encoder
+from ..running.checkpointer import Checkpointer, saved_step
+from ..running.shards import Team
+from .config import CondenserConfig
+from .inversion import Embedding, Images, invert, starting_latents
+from .units import AFTER_INVERSION, MAY_DIFFER, identity
+
+
+class Initializer:
+    """Finds a latent for each of some real images.
+
+    Inversion keeps the encoder in `workdir/encoder`, what it predicts in `workdir/inversion/start` and every chunk of
+    inverted images in a folder beside that. Chunks are inverted independently, so a team shares them out.
+
+    Args:
+        generator: frozen.
+        generate: the same, as it is computed.
+        features: gives the embedding in which images are compared; asked for only by inversion.
+        real_images: the whole real set.
+        config: what to start from, and how to invert.
+        work: determines the work, as JSON values.
+        workdir: of the run.
+        team: who inverts what.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        generate: Images,
+        features: Callable[[], Embedding],
+        real_images: LabeledImages,
+        config: CondenserConfig,
+        *,
+        work: Mapping[str, Any],
+        workdir: Path,
+        team: Team,
+    ) -> None:
+        self.generator = generator
+        self.generate = generate
+        self.features = features
+        self.real_images = real_images
+        self.config = config
+        self.work = {name: value for name, value in work.items() if name not in AFTER_INVERSION}
+        self.workdir = workdir
+        self.team = team
+
+    def latents(self, indices: torch.Tensor) -> torch.Tensor:
+        """`[N, latent_dim]` on the CPU for the real images at `indices` `[N]`.
+
+        Raises:
+            OutOfTimeError: the time is over; all is saved.
+            ValueError: the workdir holds other work, or another's chunk is missing and nobody is waited for.
+        """
+        if self.config.initialize == "normal":
+            return self._predicted(None, indices)
+        if hasattr(self.generator, "encode"):
+            return self._encoded(indices)
+        embed = self.features() if self.config.inversion.steps else None
+        (start,) = self.team.gather([self._folder("start")], 0, lambda _: self._start(indices))
+        return start if embed is None else self._inverted(indices, start, embed)
+
+    @torch.no_grad()
+    def _encoded(self, indices: torch.Tensor) -> torch.Tensor:
+        """By the generator's own encoder."""
+        parts = torch.split(indices, self.config.inversion.batch_size)
+        encode: Callable[..., torch.Tensor] = self.generator.encode  # type: ignore[assignment]
+        return torch.cat([encode(*self.real_images.unit_batch(part)).cpu() for part in parts])
+
+    def _start(self, indices: torch.Tensor) -> torch.Tensor:
+        """What inversion starts from; the encoder is removed when that is kept."""
+        checkpointer = self._checkpointer("start")
+        found = checkpointer.load()
+        if found is not None:
+            return found.tensors["latents"]
+        latents = self._predicted(self._encoder() if self.config.inversion.encoder_steps else None, indices)
+        checkpointer.save({"latents": latents}, 0)
+        shutil.rmtree(self.workdir / "encoder", ignore_errors=True)
+        return latents
+
+    def _encoder(self) -> Encoder:
+        config, seed = self.config.inversion, self.config.seed
+        names = ("encoder_steps", "encoder_batch_size", "lr_encoder")
+        work = {**{name: getattr(config, name) for name in names}, **identity(self.generator), "seed": seed}
+        checkpointer = Checkpointer(self.workdir / "encoder", work, self.team.time_limit)
+        return train_encoder(
+            self.generator,
+            steps=config.encoder_steps,
+            batch_size=config.encoder_batch_size,
+            lr=config.lr_encoder,
+            seed=seed,
+            device=self.real_images.images.device,
+            checkpointer=checkpointer,
+        )
+
+    def _predicted(self, encoder: Encoder | None, indices: torch.Tensor) -> torch.Tensor:
+        chosen = self._images(indices)
+        return starting_latents(self.generator, encoder, chosen, self.config.inversion, seed=self.config.seed).cpu()
+
+    def _inverted(self, indices: torch.Tensor, start: torch.Tensor, embed: Embedding) -> torch.Tensor:
+        config = self.config.inversion
+        chunks = torch.split(torch.arange(len(indices)), config.batch_size)
+        names = [f"chunk-{number:05d}" for number in range(len(chunks))]
+
+        def inverted(number: int) -> torch.Tensor:
+            checkpointer, places = self._checkpointer(names[number]), chunks[number]
+            found = checkpointer.load() if saved_step(checkpointer.folder) == config.steps else None
+            bar.update(len(places))
+            if found is not None:
+                return found.tensors["latents"]
+            latents, losses = invert(
+                self.generate,
+                embed,
+                self._images(indices[places]),
+                start[places].to(self.real_images.images.device),
+                config,
+                normalization=self.config.normalization,
+                checkpointer=checkpointer,
+            )
+            bar.set_postfix_str(f"loss {float(losses.mean()):.4f}")
+            return latents.cpu()
+
+        with tqdm(total=len(indices), desc="inversion", unit="image") as bar:
+            return torch.cat(self.team.gather([self._folder(name) for name in names], config.steps, inverted))
+
+    def _images(self, indices: torch.Tensor) -> LabeledImages:
+        return self.real_images.select(indices.to(self.real_images.images.device))
+
+    def _folder(self, name: str) -> Path:
+        return self.workdir / "inversion" / name
+
+    def _checkpointer(self, name: str) -> Checkpointer:
+        may_differ = (*MAY_DIFFER, *AFTER_INVERSION)
+        return Checkpointer(self._folder(name), self.work, self.team.time_limit, may_differ=may_differ)

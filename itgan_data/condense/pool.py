@@ -1,0 +1,241 @@
+"""Pools of trained networks, in whose embedding spaces real and synthetic images are matched."""
+
+import logging
+import math
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from .. import draws
+from ..config import check_precision, check_types
+from ..images import LabeledImages, Normalization
+from ..networks import NETWORKS, Classifier, create_network
+from ..recipes import ClassifierTraining, accuracy, fast_recipe
+from ..running.checkpointer import Checkpointer, checkpointing
+from ..running.shards import Shard, Team
+from ..running.stopping import TimeLimit
+
+logger = logging.getLogger(__name__)
+
+_FEWEST_IMAGES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """Which networks are trained, and how often each is kept."""
+
+    num_networks: int = 3
+    network: str = "convnet"
+    width: int = 128
+    """Channels of a ConvNet's blocks; other networks have one width."""
+    steps: int = 1600
+    """Updates a network."""
+    batch_size: int = 128
+    snapshots: int = 4
+    """States kept of each network, the last one at its end."""
+    first_snapshot: int | None = None
+    """Step of the first state; the others follow in equal ratios, so that untrained and trained networks are in one
+    pool. None: they are evenly spaced."""
+    validation_images: int = 2000
+    """Real images kept out of training, for the accuracy that is noted with each snapshot."""
+    flips: bool = True
+    """Whether training images are mirrored at random."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What training computes in; weights stay float32."""
+    compile: bool = False
+    """Fuse the network with torch.compile: several times faster on the CPU, but needs a C++ compiler."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("num_networks", "width", "steps", "batch_size", "snapshots", "validation_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.network not in NETWORKS:
+            raise ValueError(f"unknown network {self.network!r}; expected one of {', '.join(NETWORKS)}")
+        check_precision(self.precision)
+        if self.steps < self.snapshots:
+            raise ValueError(f"{self.steps} steps cannot give {self.snapshots} snapshots; raise steps")
+        if self.first_snapshot is not None:
+            latest = self.steps - self.snapshots + 1
+            if self.snapshots < 2 or not 1 <= self.first_snapshot <= latest:
+                raise ValueError(
+                    f"first_snapshot must lie in 1..{latest} and needs a second one, got {self.first_snapshot} with "
+                    f"{self.snapshots} snapshots in {self.steps} steps"
+                )
+
+    def snapshot_steps(self) -> list[int]:
+        """The steps, counted from 1, whose states are kept."""
+        if self.first_snapshot is None:
+            return [self.steps * (number + 1) // self.snapshots for number in range(self.snapshots)]
+        ratio = (self.steps / self.first_snapshot) ** (1 / (self.snapshots - 1))
+        due: list[int] = []
+        for number in range(self.snapshots):
+            step = round(self.first_snapshot * ratio**number)
+            due.append(max(step, due[-1] + 1) if due else step)
+        return due
+
+
+class EmbeddingPool:
+    """States of one frozen classifier, and the validation accuracy of each.
+
+    One network serves all states, so that it is compiled once and the pool costs the memory of its weights.
+    """
+
+    def __init__(self, network: Classifier, states: list[dict[str, torch.Tensor]], accuracies: list[float]) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.states = states
+        self.accuracies = accuracies
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def load(self, number: int) -> None:
+        """Put the network in state `number`."""
+        self.network.load_state_dict(self.states[number])
+
+    def load_drawn(self, seed: int, step: int) -> None:
+        """Put the network in the state that is drawn, uniformly, for this step."""
+        pick = draws.uniform(seed, step, torch.zeros(1, dtype=torch.int64), 1)
+        self.load(int(pick * len(self)))
+
+    def load_best(self) -> None:
+        """Put the network in its most accurate state, for inversion's features."""
+        self.load(max(range(len(self)), key=self.accuracies.__getitem__))
+
+    def within(self, band: tuple[float, float]) -> "EmbeddingPool":
+        """The states whose validation accuracy lies in `band`, both ends included, on the same network.
+
+        Raises:
+            ValueError: there are none.
+        """
+        low, high = band
+        chosen = [number for number, accuracy in enumerate(self.accuracies) if low <= accuracy <= high]
+        if not chosen:
+            known = ", ".join(f"{accuracy:.3f}" for accuracy in sorted(self.accuracies))
+            raise ValueError(f"no state of the pool has an accuracy in {low:g}..{high:g}; there are {known}")
+        return EmbeddingPool(
+            self.network, [self.states[number] for number in chosen], [self.accuracies[number] for number in chosen]
+        )
+
+
+def build_pool(
+    real_images: LabeledImages,
+    config: PoolConfig,
+    *,
+    normalization: Normalization,
+    seed: int,
+    workdir: str | os.PathLike[str],
+    team: Team | None = None,
+) -> EmbeddingPool:
+    """Train the networks of a pool, or read those that `workdir` holds already.
+
+    A network is also saved every few minutes, with how far its training is.
+
+    Args:
+        real_images: what they are trained on.
+        config: which networks.
+        normalization: takes unit images to what they see.
+        seed: network i has `seed + i`.
+        workdir: a folder a network.
+        team: who trains which of them, and how long it may take; by default all are trained here.
+
+    Raises:
+        OutOfTimeError: the time is over; all is saved.
+        ValueError: too few images to keep some out of training, or `workdir` holds networks of another configuration.
+        FloatingPointError: the training of a network diverged.
+    """
+    if len(real_images) < _FEWEST_IMAGES:
+        raise ValueError(
+            f"a pool of networks needs at least {_FEWEST_IMAGES} real images, a fifth of them to know their accuracy "
+            f"by, got {len(real_images)}; add images, or match on fresh networks"
+        )
+    team = team or Team(Shard(1, 1), TimeLimit(None, checkpoint_minutes=math.inf, workdir=Path(workdir)))
+    device, time_limit = real_images.images.device, team.time_limit
+    work = {**asdict(config), "normalization": asdict(normalization), "data": real_images.fingerprint}
+    folders = [Path(workdir) / f"network-{number:03d}" for number in range(config.num_networks)]
+
+    def trained(number: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+        network_work = {**work, "seed": seed + number}
+        checkpointer = Checkpointer(
+            folders[number], network_work, time_limit, may_differ=("num_networks",)
+        )  # a pool may grow
+        tensors = _train(real_images, config, normalization, seed + number, checkpointer)
+        return tensors, tensors["accuracies"].tolist()
+
+    states, accuracies = [], []
+    for tensors, scores in team.gather(folders, config.steps, trained):
+        for snapshot in range(config.snapshots):
+            state = _named(tensors, f"{snapshot}.")
+            states.append({name: tensor.to(device) for name, tensor in state.items()})
+        accuracies += scores
+    logger.info("pool of %d states, accuracy %.2f to %.2f", len(states), min(accuracies), max(accuracies))
+    return EmbeddingPool(_network(real_images, config, seed), states, accuracies)
+
+
+def _network(real_images: LabeledImages, config: PoolConfig, seed: int) -> Classifier:
+    network = create_network(
+        config.network,
+        real_images.num_classes,
+        image_shape=real_images.image_shape,
+        width=config.width,
+        rng=draws.make_rng(seed),
+    )
+    return network.to(real_images.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _train(
+    real_images: LabeledImages, config: PoolConfig, normalization: Normalization, seed: int, checkpointer: Checkpointer
+) -> dict[str, torch.Tensor]:
+    """Train one network, or read it where it is finished: `0.name` of its first snapshot, ..., and `accuracies`."""
+    found = checkpointer.load()
+    if found is not None and found.step == config.steps:
+        return found.tensors
+    order = draws.permutation(seed, 0, len(real_images)).to(real_images.images.device)
+    held_out = min(config.validation_images, len(real_images) // 5)
+    validation = real_images.select(order[:held_out])
+    recipe = replace(
+        fast_recipe(config.steps, config.batch_size, flip=config.flips),
+        precision=config.precision,
+        compile=config.compile,
+    )
+    network = _network(real_images, config, seed)
+    training = ClassifierTraining(
+        network, real_images.select(order[held_out:]), recipe, normalization=normalization, seed=seed
+    )
+    snapshots: dict[str, torch.Tensor] = {}
+    accuracies: list[float] = []
+    if found is not None:
+        training.restore(_named(found.tensors, "training."), found.step)
+        accuracies = found.tensors["accuracies"].tolist()
+        snapshots = {name: tensor for name, tensor in found.tensors.items() if name[0].isdigit()}
+
+    def state() -> dict[str, torch.Tensor]:
+        tensors = {**snapshots, "accuracies": torch.tensor(accuracies, dtype=torch.float64)}
+        if training.step < config.steps:
+            tensors |= {f"training.{name}": tensor for name, tensor in training.state().items()}
+        return tensors
+
+    due = config.snapshot_steps()
+    with (
+        tqdm(total=config.steps, initial=training.step, desc=f"embedding network {seed}", unit="step") as bar,
+        checkpointing(checkpointer, config.steps, remedy="give the pool another network, width or seed") as done,
+    ):
+        while training.step < config.steps:
+            training.update()
+            bar.update()
+            if training.step in due:
+                prefix = f"{len(accuracies)}."
+                snapshots |= {prefix + name: value.clone() for name, value in network.state_dict().items()}
+                accuracies.append(accuracy(network, validation, normalization))
+                bar.set_postfix_str(f"validation accuracy {100 * accuracies[-1]:.1f}%")
+            done(training.step, state)
+    return state()
+
+
+def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Those whose name begins so, without the prefix."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

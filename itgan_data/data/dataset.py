@@ -1,0 +1,210 @@
+"""`SyntheticDataset`: a torchvision-style data set whose images a generator makes from latents."""
+
+import operator
+import pickle
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from multiprocessing.context import get_spawning_popen
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.datasets import VisionDataset
+
+from ..images import to_pil, uint8_to_unit
+from ..latents.stored import LatentSource
+from .batch import Batch
+from .generated import Cache, GeneratedImages
+
+
+class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has no types
+    """A data set whose images are generated from latents, used as any torchvision data set.
+
+    `dataset[i]` is `(PIL image, int)`, or `(transform(PIL image), ...)`. A `DataLoader` over it without a
+    transform makes a whole batch in one generator call and yields float32 unit images `[B, C, H, W]` (what
+    `ToTensor` would give) on the CPU and int64 targets. An image depends on its own latents alone, not on its
+    batch or on the order.
+
+    `targets` is an ordinary list, read at every access. It never changes the images: the generator is
+    conditioned on the labels of the latents. `data` is the uint8 array torchvision has; assigning it detaches
+    the data set from its generator.
+
+    Args:
+        generator: any module called as `generator(latents, labels) -> signed images`, with the attributes
+            `latent_dim`, `num_classes` and `image_shape`. It is moved to `device` and set to evaluation.
+        latents: a `LatentSet`, or for new images every epoch (see `set_epoch`) a fresh source: `RandomLatents`,
+            `JitteredLatents`, `MixedLatents` or `FilteredLatents`.
+        transform: called with each PIL image.
+        target_transform: called with each target.
+        batch_transform: called with each batch of unit images `[B, C, H, W]` on the CPU, if `transform` is
+            None.
+        device: where to generate; where the generator is by default.
+        cache: "auto" keeps images as uint8, each within half a level of what the generator gives. They are made as
+            they are asked for; once all are made they go into a file of the user's cache (see
+            `cache.cache_folder`), which the next data set of equal weights, latents and dtype maps; `make_all` does
+            so at once. "float" keeps float32, in memory alone. None keeps nothing, as for sets larger than memory.
+            Images of fresh latents are never kept.
+        dtype: torch.bfloat16 or torch.float16 generate under autocast.
+        classes: names of the generator's classes; "0", "1", ... by default.
+
+    Raises:
+        ValueError: latents, classes or options that do not fit.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        latents: LatentSource,
+        *,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        batch_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        device: str | torch.device | None = None,
+        cache: Cache = "auto",
+        dtype: torch.dtype | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        images = GeneratedImages(generator, latents, device=device, cache=cache, dtype=dtype)
+        described: Any = generator
+        names = [str(label) for label in range(described.num_classes)] if classes is None else list(classes)
+        if len(names) != described.num_classes:
+            raise ValueError(f"classes must name the generator's {described.num_classes}, got {len(names)} names")
+        # Not super().__init__: a subclass may also derive from CIFAR10, whose __init__ would read files.
+        VisionDataset.__init__(self, transform=transform, target_transform=target_transform)
+        self._generated: GeneratedImages | None = images
+        self.classes = names
+        self.class_to_idx = {name: label for label, name in enumerate(names)}
+        self.targets: list[Any] = latents.labels.tolist()
+        self._init_batches(batch_transform)
+
+    def _init_batches(self, batch_transform: Callable[[torch.Tensor], torch.Tensor] | None) -> None:
+        if batch_transform is not None and self.transform is not None:
+            warnings.warn("batch_transform has no effect while transform is set", stacklevel=3)
+        self.batch_transform = batch_transform
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # persistent workers see set_epoch
+
+    @property
+    def data(self) -> Any:
+        """All images as uint8 `[N, H, W, C]`; reading it makes and keeps them."""
+        if self._generated is None:
+            return self._data
+        if self._generated.latents.fresh:
+            raise AttributeError("fresh latents change every epoch, so there is no `data`; use a LatentSet")
+        return self._generated.uint8_array()
+
+    @data.setter
+    def data(self, images: Any) -> None:
+        self._generated = None
+        self._data = images
+
+    @property
+    def generator(self) -> nn.Module | None:
+        """The generator, or None once `data` was assigned."""
+        return None if self._generated is None else self._generated.generator
+
+    @property
+    def latents(self) -> LatentSource | None:
+        """The latents, or None once `data` was assigned."""
+        return None if self._generated is None else self._generated.latents
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draws of fresh latents; stored latents are the same in every epoch."""
+        self._epoch.fill_(epoch)
+
+    def make_all(self) -> None:
+        """Make all images that the cache is to hold now, rather than as they are asked for.
+
+        Worth a call where no process sees them all, as under a `DistributedSampler`, or where workers cannot
+        generate, as on a GPU.
+        """
+        if self._generated is not None:
+            self._generated.make_all()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if get_spawning_popen() is not None:  # a copy or a file may do without
+            self._check_transforms_pickle()
+        return self.__dict__
+
+    def _check_transforms_pickle(self) -> None:
+        for name in ("transform", "target_transform", "batch_transform"):
+            try:
+                pickle.dumps(getattr(self, name))
+            except Exception as error:  # whatever an object's own pickling raises
+                raise ValueError(
+                    f"{name} must be picklable for workers that are spawned, got {getattr(self, name)!r} ({error}); "
+                    "use a function or class defined at the top of a module, multiprocessing_context='fork' or "
+                    "num_workers=0"
+                ) from error
+
+    def __len__(self) -> int:
+        return len(self._data if self._generated is None else self._generated)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        place = _place(index, len(self))
+        image: Any = self._pil_image(place)
+        target = self.targets[place]
+        if self.transform is not None:
+            image = self.transform(image)
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        return image, target
+
+    @property
+    def __getitems__(self) -> Callable[[Sequence[int]], Batch] | None:
+        """What `DataLoader` calls for a batch, or None where each item must go through `__getitem__`."""
+        overridden = type(self).__getitem__ is not SyntheticDataset.__getitem__
+        # A wrapper that hands on all attributes has an item access of its own, which this would bypass.
+        delegated = sys._getframe(1).f_code.co_name in ("__getattr__", "__getattribute__")
+        return None if overridden or delegated or self.transform is not None else self._batch
+
+    def unit_batch(self, indices: torch.Tensor, epoch: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch without transforms.
+
+        Args:
+            indices: int64 `[B]` in 0..len-1.
+            epoch: for fresh latents; by default that of `set_epoch`.
+
+        Returns:
+            Unit float32 images `[B, C, H, W]` on the generator's device, and int64 targets `[B]` on the CPU.
+        """
+        targets = torch.tensor([int(self.targets[place]) for place in indices.tolist()])
+        return self._unit_images(indices, self.epoch if epoch is None else epoch, None), targets
+
+    def _unit_images(self, indices: torch.Tensor, epoch: int, device: torch.device | None) -> torch.Tensor:
+        """On `device`, by default the generator's; assigned data stay on the CPU."""
+        if self._generated is not None:
+            return self._generated.unit_batch(indices, epoch, device or self._generated.device)
+        pixels = torch.from_numpy(np.asarray(self._data)[indices.cpu().numpy()])
+        return uint8_to_unit(pixels.permute(0, 3, 1, 2)).contiguous()
+
+    def _batch(self, indices: Sequence[int]) -> Batch:
+        size = len(self)
+        places = [_place(index, size) for index in indices]
+        images = self._unit_images(torch.tensor(places), self.epoch, torch.device("cpu"))
+        if self.batch_transform is not None:
+            images = self.batch_transform(images)
+        targets = [self.targets[place] for place in places]
+        if self.target_transform is not None:
+            targets = [self.target_transform(target) for target in targets]
+        return Batch(images, targets)
+
+    def _pil_image(self, place: int) -> Image.Image:
+        if self._generated is None:
+            return Image.fromarray(np.asarray(self._data[place]))
+        return to_pil(self._generated.uint8_image(place, self.epoch))
+
+
+def _place(index: int, size: int) -> int:
+    """Where `index` is, counted from the start; negative ones count from the end."""
+    place = operator.index(index)
+    if not -size <= place < size:
+        raise IndexError(f"index {place} is out of range for {size} images")
+    return place % size

@@ -1,0 +1,192 @@
+"""A frozen generator on disk: described, saved, and read as untrusted data."""
+
+import copy
+import os
+import reprlib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from ..storage.files import (
+    TensorInfo,
+    check_sha256,
+    load_tensors,
+    read_header,
+    read_json,
+    save_tensors,
+    sha256_of,
+    write_json,
+)
+from . import trusted
+from .biggan import BigGAN, BigGANConfig
+from .contract import ImageGenerator, probe_images
+from .frozen import FrozenBigGAN
+from .pixels import Pixels, build_pixels
+from .trusted import Trust
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "generator.safetensors"
+WEIGHTS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_SAME = 1e-3  # of signed images; rounding changes them by less
+
+
+def describe_generator(generator: nn.Module) -> dict[str, Any]:
+    """What `build_generator` needs to build it again, besides its tensors; of a user's own class this is tried.
+
+    Raises:
+        ValueError: it is a `BigGAN`, or of a class that does not build it again (see `trusted.describe`).
+    """
+    if isinstance(generator, BigGAN):
+        raise ValueError("a BigGAN is stored in its frozen form; fold it first")
+    if type(generator) is Pixels:
+        return {"architecture": "pixels", "arguments": generator.arguments}
+    if type(generator) is FrozenBigGAN:
+        return {"architecture": "biggan", "arguments": asdict(generator.config)}
+    description = trusted.describe(generator)
+    _check_rebuilt(generator, description)
+    return description
+
+
+def _check_rebuilt(generator: nn.Module, description: Mapping[str, Any]) -> None:
+    original = copy.deepcopy(generator).cpu().float().eval()
+    images = probe_images(original)
+    rebuilt = build_generator(description, original.state_dict(), trust=type(generator))
+    if (probe_images(rebuilt) - images).abs().max() > _SAME:
+        name = type(generator).__name__
+        raise ValueError(
+            f"{name}(**arguments) with the same tensors makes other images; let `arguments` hold all that its "
+            "constructor takes, and parameters and buffers all that is learned"
+        )
+
+
+def build_generator(
+    description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, trust: Trust = ()
+) -> FrozenBigGAN | Pixels | ImageGenerator:
+    """The frozen generator of a description and its tensors, in float32 (a trusted class: in the dtypes it chooses).
+
+    Raises:
+        ValueError: another architecture, arguments it does not take, or tensors that do not fit.
+    """
+    generator = _outline(description, trust)
+    _check_shapes(generator, {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"generator tensor {name!r} holds values that are not finite")
+    if trusted.is_import_path(description["architecture"]):
+        return trusted.restore(type(generator), description["arguments"], tensors)
+    generator.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return generator.to(memory_format=torch.channels_last)
+
+
+def read_generator(
+    folder: Path, config: Mapping[str, Any], *, trust: Trust = ()
+) -> FrozenBigGAN | Pixels | ImageGenerator:
+    """The generator of a folder whose `config.json` was read; its file is checked before it takes memory.
+
+    Raises:
+        ValueError: a checksum, header or tensor that does not fit the configuration, or a class that is not trusted.
+    """
+    generator = _outline(config["generator"], trust)
+    check_sha256(folder / WEIGHTS_FILE, config.get("sha256"))
+    _check_shapes(generator, read_header(folder / WEIGHTS_FILE))
+    return build_generator(config["generator"], load_tensors(folder / WEIGHTS_FILE), trust=trust)
+
+
+def _outline(description: object, trust: Trust) -> FrozenBigGAN | Pixels | ImageGenerator:
+    """A generator without memory for its weights."""
+    if not isinstance(description, Mapping):
+        raise ValueError(f"the description of a generator must be an object, got {type(description).__name__}")
+    architecture, arguments = description.get("architecture"), description.get("arguments")
+    if trusted.is_import_path(architecture):
+        return trusted.outline(trusted.find_trusted(architecture, trust), arguments)
+    if architecture == "pixels":
+        return build_pixels(arguments)
+    if architecture != "biggan":
+        raise ValueError(
+            f"unknown architecture {reprlib.repr(architecture)}; expected 'biggan', 'pixels' or 'package.module:Class'"
+        )
+    if problem := _problem(arguments):
+        raise ValueError(f"the arguments of the generator are not those of a BigGAN ({problem})")
+    with torch.device("meta"):
+        return FrozenBigGAN(BigGANConfig(**description["arguments"]))
+
+
+def _problem(arguments: object) -> str | None:
+    """What in the names and types of JSON values keeps them from being the arguments of a `BigGANConfig`."""
+    if not isinstance(arguments, Mapping):
+        return f"expected an object, got {type(arguments).__name__}"
+    known = {field.name: type(field.default) for field in fields(BigGANConfig)}
+    for name, value in arguments.items():
+        if name not in known:
+            return f"unknown: {reprlib.repr(name)}"
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        item = int if known[name] is tuple else known[name]
+        if (known[name] is tuple) != (values is value) or any(type(entry) is not item for entry in values):
+            return f"{name} must be {'a list of int' if known[name] is tuple else item.__name__}"
+    return None
+
+
+def _check_shapes(generator: nn.Module, tensors: Mapping[str, TensorInfo]) -> None:
+    expected = generator.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        wanted = tuple(expected[name].shape) if name in expected else None
+        got = tensors[name].shape if name in tensors else None
+        if wanted != got:
+            raise ValueError(f"generator tensor {name[:80]!r}: expected shape {wanted}, got {got}")
+        dtypes = WEIGHTS_DTYPES if expected[name].is_floating_point() else (expected[name].dtype,)
+        if (dtype := tensors[name].dtype) not in dtypes:
+            raise ValueError(f"generator tensor {name!r}: expected one of {dtypes}, got {dtype}")
+
+
+def save_weights(path: Path, generator: nn.Module, *, dtype: torch.dtype) -> None:
+    """Write parameters and buffers, those of floats in `dtype`."""
+    tensors = generator.state_dict()
+    # Copies, because a file holds no tensor twice and modules may share some.
+    save_tensors(path, {k: v.to(dtype if v.is_floating_point() else v.dtype, copy=True) for k, v in tensors.items()})
+
+
+def save_generator(folder: str | os.PathLike[str], generator: nn.Module, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write `generator.safetensors`, then `config.json` with its description and checksum.
+
+    Raises:
+        ValueError: as of `describe_generator`, or the folder is a bundle, whose latents would be left without theirs.
+    """
+    folder, description = Path(folder), describe_generator(generator)
+    if (folder / CONFIG_FILE).is_file() and "format" in read_json(folder / CONFIG_FILE):
+        raise ValueError(f"{folder} holds a bundle, whose latents need the generator in it; choose another folder")
+    save_weights(folder / WEIGHTS_FILE, generator, dtype=dtype)
+    checksum = {WEIGHTS_FILE: sha256_of(folder / WEIGHTS_FILE)}
+    write_json(folder / CONFIG_FILE, {"generator": description, "sha256": checksum})
+
+
+@overload
+def load_generator(path: str | os.PathLike[str]) -> FrozenBigGAN | Pixels: ...
+
+
+@overload
+def load_generator(path: str | os.PathLike[str], *, trust: Trust) -> FrozenBigGAN | Pixels | ImageGenerator: ...
+
+
+def load_generator(path: str | os.PathLike[str], *, trust: Trust = ()) -> FrozenBigGAN | Pixels | ImageGenerator:
+    """Read a frozen generator from a folder: what `GeneratorTrainer` wrote, or a bundle.
+
+    Args:
+        path: of the folder.
+        trust: classes of generators that are not of this package, as in `load_bundle`.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, the weights do not fit their description, or the class is not trusted.
+    """
+    folder = Path(path)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {name}; expected a bundle or a trained generator")
+    config = read_json(folder / CONFIG_FILE)
+    if "generator" not in config:
+        raise ValueError(f"{folder / CONFIG_FILE} has no key 'generator'; expected a bundle or a trained generator")
+    return read_generator(folder, config, trust=trust)

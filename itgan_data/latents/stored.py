@@ -1,0 +1,282 @@
+"""What a generator is asked for: latents and labels. Here the stored ones; `fresh_latents` has those drawn anew."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeVar
+
+import torch
+
+from ..storage.files import load_tensors
+from .files import StoredRows, encode, save_files, stored_files
+
+_SHARD_BYTES = 2**28  # a million float16 latents of width 128: a modest amount to hold in memory, or to send again
+
+Matrix = torch.Tensor | StoredRows
+Column = TypeVar("Column")
+
+
+class LatentSource(Protocol):
+    """What a data set needs of its latents."""
+
+    fresh: ClassVar[bool]
+    """Whether the latents of an index change with the epoch."""
+
+    @property
+    def latent_dim(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def labels(self) -> torch.Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: torch.Tensor, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class LatentSet:
+    """Stored latents with their labels: the condensed data set.
+
+    Args:
+        latents: floats `[N, latent_dim]`, in memory or left in their files (see `load`).
+        labels: int64 `[N]`; the class that conditions the generator.
+        soft_labels: class probabilities or logits `[N, num_classes]`, where a method learnt them; as latents.
+        source_index: int64 `[N]`; the real image (its place in the training set) each latent stands for.
+
+    Raises:
+        ValueError: an empty set, another shape or type, NaN or infinite values, negative labels.
+    """
+
+    fresh: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        latents: Matrix,
+        labels: torch.Tensor,
+        *,
+        soft_labels: Matrix | None = None,
+        source_index: torch.Tensor | None = None,
+    ) -> None:
+        _check_floats("latents", latents)
+        _check_integers("labels", labels, len(latents))
+        if source_index is not None:
+            _check_integers("source_index", source_index, len(latents))
+        if soft_labels is not None:
+            _check_floats("soft_labels", soft_labels)
+            if len(soft_labels) != len(labels) or soft_labels.shape[1] <= int(labels.max()):
+                raise ValueError(
+                    f"soft_labels must be [{len(labels)}, num_classes > {int(labels.max())}], "
+                    f"got {list(soft_labels.shape)}"
+                )
+        self._latents = latents.detach() if isinstance(latents, torch.Tensor) else latents
+        self.labels = labels
+        self._soft_labels = soft_labels.detach() if isinstance(soft_labels, torch.Tensor) else soft_labels
+        self.source_index = source_index
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"LatentSet({len(self)} latents of width {self.latent_dim}, {self.num_classes} classes)"
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """All latents `[N, latent_dim]`; where they are left in their files, every access reads them anew."""
+        return self._latents[:]
+
+    @property
+    def soft_labels(self) -> torch.Tensor | None:
+        """All soft labels `[N, num_classes]`, if any; read at every access as `latents` are."""
+        return None if self._soft_labels is None else self._soft_labels[:]
+
+    @property
+    def latent_dim(self) -> int:
+        return self._latents.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the soft labels, or the largest label plus one where there are none."""
+        return int(self.labels.max()) + 1 if self._soft_labels is None else self._soft_labels.shape[1]
+
+    @property
+    def images_per_class(self) -> list[int]:
+        """How many latents each class has."""
+        counts: list[int] = torch.bincount(self.labels, minlength=self.num_classes).tolist()
+        return counts
+
+    def batch(self, indices: torch.Tensor, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents float32 `[B, latent_dim]` and labels `[B]`; `epoch` has no effect on stored latents."""
+        indices = indices.to(self.labels.device)
+        return self._latents[indices].to(torch.float32), self.labels[indices]
+
+    def select(self, indices: torch.Tensor) -> "LatentSet":
+        """The latents at `indices` (int64 places or a boolean mask), in memory."""
+        return LatentSet(
+            self._latents[indices],
+            self.labels[indices],
+            soft_labels=None if self._soft_labels is None else self._soft_labels[indices],
+            source_index=None if self.source_index is None else self.source_index[indices],
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence["LatentSet"]) -> "LatentSet":
+        """Several sets one after the other, such as classes or subsets learnt apart.
+
+        What is left in its files in every part stays there.
+
+        Raises:
+            ValueError: no parts, different widths, or an optional column that only some parts have.
+        """
+        if not parts:
+            raise ValueError("nothing to concatenate; expected at least one LatentSet")
+        soft_labels: list[Matrix] = _all_or_none("soft_labels", [part._soft_labels for part in parts])
+        source_index = _all_or_none("source_index", [part.source_index for part in parts])
+        return LatentSet(
+            _join("latents", [part._latents for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            soft_labels=_join("soft_labels", soft_labels) if soft_labels else None,
+            source_index=torch.cat(source_index) if source_index else None,
+        )
+
+    @staticmethod
+    def drawn_from(source: LatentSource, epoch: int = 0) -> "LatentSet":
+        """What a source gives in one epoch, stored: a fixed set in place of fresh draws.
+
+        Its images can be made once and kept; those of a fresh source are made anew every epoch.
+        """
+        return LatentSet(*source.batch(torch.arange(len(source)), epoch))
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        dtype: torch.dtype = torch.float16,
+        *,
+        max_shard_bytes: int = _SHARD_BYTES,
+    ) -> None:
+        """Write a safetensors file, atomically, or several and their index, of which a killed save leaves no mixture.
+
+        A set that does not fit into `max_shard_bytes` goes to shards beside `path`: for `latents.safetensors` they are
+        `latents-00001-of-000NN.safetensors`, each of them a LatentSet file of its own, and
+        `latents.safetensors.index.json` names them with their sizes.
+
+        Args:
+            path: where to; an older set of that name is replaced.
+            dtype: how latents are stored. float32 is exact, float16 keeps 11 bits, int8 stores
+                `round(latents / scale)` with one symmetric scale a dimension and file, so errs by `scale / 2` at most.
+            max_shard_bytes: the largest file to write, header apart; also what is held in memory at a time.
+
+        Raises:
+            ValueError: another dtype, a latent beyond float16's range, or a shard size below one byte.
+        """
+        if max_shard_bytes < 1:
+            raise ValueError(f"max_shard_bytes must be at least 1, got {max_shard_bytes}")
+        first_row = self._stored(slice(0, 1), dtype)
+        row_bytes = sum(tensor.nbytes for name, tensor in first_row.items() if name != "latent_scale")
+        num_files = math.ceil(len(self) / max(1, max_shard_bytes // row_bytes))
+        rows = math.ceil(len(self) / num_files)
+        parts = (self._stored(slice(first, first + rows), dtype) for first in range(0, len(self), rows))
+        save_files(path, parts, num_files)
+
+    def _stored(self, rows: slice, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """The tensors of a file that holds `rows`."""
+        tensors = {"labels": self.labels[rows], **encode(self._latents[rows], dtype)}
+        if self._soft_labels is not None:
+            tensors["soft_labels"] = self._soft_labels[rows]
+        if self.source_index is not None:
+            tensors["source_index"] = self.source_index[rows]
+        return tensors
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], mmap: bool = False) -> "LatentSet":
+        """Read what `save` wrote, from one file or from shards.
+
+        Args:
+            path: what `save` was given.
+            mmap: leave latents and soft labels in their files as they are stored, rather than in memory as float32.
+                Opening reads labels and `source_index` (16 bytes a latent); a batch reads, dequantises and checks its
+                own rows. Copies and pickles of the set hold paths in place of them. Files that change while they are
+                in use are found out (RuntimeError).
+
+        Raises:
+            FileNotFoundError: there is neither such a file nor an index of its shards.
+            ValueError: a file is missing, truncated, lacks latents or labels, or holds invalid ones. With `mmap`, NaN
+                and infinity are found by the batch that reads them.
+        """
+        shards = [_open_file(file) for file in stored_files(path)]
+        try:
+            stored = LatentSet.concatenate(shards)
+        except ValueError as error:
+            raise ValueError(f"the shards of {path} do not belong together: {error}") from error
+        if mmap:
+            return stored
+        return LatentSet(
+            stored.latents.to(torch.float32),
+            stored.labels,
+            soft_labels=stored.soft_labels,
+            source_index=stored.source_index,
+        )
+
+
+def check_fit(latents: LatentSource, *, latent_dim: int, num_classes: int) -> None:
+    """Refuse latents that a generator of `latent_dim` and `num_classes` cannot take.
+
+    Raises:
+        ValueError: latents of another width than the generator's, or a label beyond its classes.
+    """
+    if latents.latent_dim != latent_dim:
+        raise ValueError(
+            f"the generator takes latents of width {latent_dim}, got {latents.latent_dim}; "
+            "use the generator they were made for"
+        )
+    if (largest := int(latents.labels.max())) >= num_classes:
+        raise ValueError(f"labels must lie in 0..{num_classes - 1} for this generator, got {largest}")
+
+
+def _check_floats(name: str, values: Matrix) -> None:
+    if isinstance(values, StoredRows):
+        return  # its type was checked when it was opened, its values are as they are read
+    if values.ndim != 2 or not values.is_floating_point() or values.numel() == 0:
+        raise ValueError(f"{name} must be a non-empty float tensor [N, width], got {values.dtype} {list(values.shape)}")
+    finite = values.isfinite().all(dim=1)
+    if not finite.all():
+        row = int((~finite).nonzero()[0])
+        raise ValueError(f"{name} must be finite, got NaN or infinity in {int((~finite).sum())} rows (first: {row})")
+
+
+def _check_integers(name: str, values: torch.Tensor, count: int) -> None:
+    if values.dtype != torch.int64 or values.shape != (count,):
+        raise ValueError(f"{name} must be int64 [{count}], got {values.dtype} {list(values.shape)}")
+    if values.min() < 0:
+        raise ValueError(f"{name} must not be negative, got {int(values.min())}")
+
+
+def _all_or_none(name: str, columns: Sequence[Column | None]) -> list[Column]:
+    present = [column for column in columns if column is not None]
+    if present and len(present) < len(columns):
+        raise ValueError(f"{len(present)} of {len(columns)} parts have {name}; expected all of them or none")
+    return present
+
+
+def _join(name: str, matrices: Sequence[Matrix]) -> Matrix:
+    if len(widths := {matrix.shape[1] for matrix in matrices}) > 1:
+        raise ValueError(f"all parts must have {name} of one width, got {sorted(widths)}")
+    stored = [matrix for matrix in matrices if isinstance(matrix, StoredRows)]
+    if len(stored) == len(matrices):
+        return StoredRows.concatenate(stored)
+    return torch.cat([matrix[:] for matrix in matrices])
+
+
+def _open_file(path: Path) -> LatentSet:
+    """The set in one file, its latents and soft labels left there."""
+    tensors = load_tensors(path)
+    if missing := {"latents", "labels"} - set(tensors):
+        raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}; it is not a LatentSet file")
+    latents = StoredRows.open(path, "latents", tensors)
+    soft_labels = StoredRows.open(path, "soft_labels", tensors) if "soft_labels" in tensors else None
+    try:
+        return LatentSet(latents, tensors["labels"], soft_labels=soft_labels, source_index=tensors.get("source_index"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,127 @@
+"""An encoder that predicts the latents of images, trained on a generator's own samples."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import trange
+
+from .. import draws
+from ..running.checkpoint import Checkpoint
+from ..running.checkpointer import Checkpointer, checkpointing
+
+_SAMPLES, _SAMPLE_LABELS = 11, 12  # streams of `draws`
+
+
+class Encoder(nn.Module):
+    """Predicts the latents `[N, latent_dim]` of signed images `[N, C, H, W]` with labels `[N]`."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, latent_dim: int, width: int = 64) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels, rows, columns = image_shape
+        while max(rows, columns) > 4:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1)]
+            layers += [nn.GroupNorm(8, width), nn.ReLU()]
+            channels, rows, columns, width = width, (rows + 1) // 2, (columns + 1) // 2, width * 2
+        self.maps = nn.Sequential(*layers, nn.Flatten())
+        self.hidden = nn.Linear(channels * rows * columns, 512)
+        self.label = nn.Embedding(num_classes, 512)
+        self.latent = nn.Linear(512, latent_dim)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        latents: torch.Tensor = self.latent(F.relu(self.hidden(self.maps(images)) + self.label(labels)))
+        return latents
+
+
+def train_encoder(
+    generator: nn.Module,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    device: torch.device,
+    checkpointer: Checkpointer | None = None,
+) -> Encoder:
+    """Train an encoder to recover the latents of the generator's own samples.
+
+    Args:
+        generator: frozen; its samples and their latents are the training pairs, new ones every step.
+        steps: updates of the encoder.
+        batch_size: samples of an update.
+        lr: the highest learning rate of the one cycle.
+        seed: of the weights and the samples.
+        device: where the generator is.
+        checkpointer: where to go on from, and when to save; without one all is done anew.
+
+    Raises:
+        OutOfTimeError: the time is over; the encoder so far is saved.
+        FloatingPointError: its weights are not finite.
+    """
+    latent_dim, num_classes = int(generator.latent_dim), int(generator.num_classes)  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+        encoder = Encoder(generator.image_shape, num_classes, latent_dim)  # type: ignore[arg-type]
+    encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, cycle_momentum=False)
+    fit = Fit(dict(encoder.named_parameters()), optimizer, schedule)
+    first = fit.restore(None if checkpointer is None else checkpointer.load())
+    rows = torch.arange(batch_size, device=device)
+    with checkpointing(checkpointer, steps, remedy="lower lr_encoder of the inversion") as done:
+        for step in (bar := trange(first, steps, desc="encoder", unit="step")):
+            latents = draws.normal(seed, step, rows, latent_dim, stream=_SAMPLES)
+            labels = (draws.uniform(seed, step, rows, 1, stream=_SAMPLE_LABELS).squeeze(1) * num_classes).long()
+            with torch.no_grad():
+                images = generator(latents, labels).float()
+            loss = F.mse_loss(encoder(images, labels), latents)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            if step % 50 == 0:
+                bar.set_postfix_str(f"latent error {loss.item():.3f}")
+            done(step + 1, fit.state)
+    return encoder.eval().requires_grad_(False)
+
+
+class Fit:
+    """Tensors that an Adam fits, with its moments and learning rate: what a checkpoint of a fit holds."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        optimizer: torch.optim.Adam,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> None:
+        self.tensors = tensors
+        self.optimizer = optimizer
+        self.schedule = schedule
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All by name."""
+        moments = {
+            f"{name}.{key}": self.optimizer.state[tensor][key]
+            for name, tensor in self.tensors.items()
+            for key in ("exp_avg", "exp_avg_sq")
+        }
+        lr = torch.tensor(self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
+        return {**self.tensors, **moments, "lr": lr}
+
+    @torch.no_grad()
+    def restore(self, found: Checkpoint | None) -> int:
+        """Go on from what `state` gave, if there is such; the steps done."""
+        if found is None:
+            return 0
+        for name, tensor in self.tensors.items():
+            tensor.copy_(found.tensors[name])
+            moments = {key: found.tensors[f"{name}.{key}"] for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[tensor] = {
+                "step": torch.tensor(float(found.step)),
+                **{key: torch.empty_like(tensor).copy_(moment) for key, moment in moments.items()},
+            }
+        self.optimizer.param_groups[0]["lr"] = float(found.tensors["lr"])
+        self.schedule.last_epoch = found.step
+        return found.step

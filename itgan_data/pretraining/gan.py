@@ -1,0 +1,293 @@
+"""Train a class-conditional generator: hinge loss, projection discriminator, DiffAugment, moving average."""
+
+import copy
+import enum
+import logging
+import math
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ..config import autocast
+from ..datasets import load_images
+from ..evaluation.features import FeatureNetwork
+from ..generators.biggan import BigGAN
+from ..generators.frozen import fold
+from ..generators.store import save_generator
+from ..images import image_grid, signed_to_unit
+from ..running.checkpointer import Checkpointer
+from ..running.ranks import Ranks
+from ..running.step_log import StepLog
+from ..running.stopping import TimeLimit, interrupt_held
+from ..storage.files import fingerprint, write_atomically
+from .batches import Batches
+from .config import MAY_DIFFER, GeneratorTrainerConfig
+from .discriminator import discriminator_hinge, generator_hinge
+from .monitoring import Monitor
+from .training_state import TrainingState, tensors_of
+
+logger = logging.getLogger(__name__)
+
+
+class _Stop(enum.IntEnum):
+    """Why a run ends before its last step; where ranks have several reasons, the highest counts."""
+
+    NO = 0
+    OUT_OF_TIME = 1
+    COLLAPSED = 2
+    INTERRUPTED = 3
+
+
+class GeneratorTrainer:
+    """Trains a `BigGAN` on a real data set, and can be killed and run again at any moment.
+
+    Every random number is a function of (seed, step), so a resumed run ends with the weights of an uninterrupted
+    one. `workdir` receives `checkpoint/`, `samples/*.png`, `log.jsonl` with losses and distances, and in the end
+    `generator/`, which `load_generator` reads.
+
+    Where `torch.distributed` has a default process group, its ranks share out every batch: a rank computes its rows
+    of what one process would draw, so their number changes no more than rounding and what batch norm sees at a time.
+    Rank 0 alone reads and writes `workdir`. Under torchrun::
+
+        torch.distributed.init_process_group()
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        generator = GeneratorTrainer(config, real_images, workdir="runs/generator", device=device).run()
+
+    Args:
+        config: how to train.
+        real_dataset: anything torchvision-like; read into memory once.
+        workdir: where checkpoints and samples go.
+        device: `cpu`, `cuda`, ...; by default CUDA where there is one.
+        sample_weights: float `[N]`, not negative: real images are drawn with replacement, with probabilities
+            proportional to these (see `metrics.sample_weights`). By default each is seen once a pass.
+        feature_network: measure the Fréchet distance every `monitor_steps`, keep the best moving average in
+            `generator-best/`, and stop when the training collapses. Inception where its weights are at hand (see
+            `features.inception`), else any classifier trained on the real data; without one nothing is measured.
+
+    Raises:
+        ValueError: images, classes or weights that do not fit, a batch that cannot be shared out, or a `workdir` that
+            holds a run of another configuration.
+    """
+
+    def __init__(
+        self,
+        config: GeneratorTrainerConfig,
+        real_dataset: Dataset[Any],
+        *,
+        workdir: str | os.PathLike[str],
+        device: str | torch.device | None = None,
+        sample_weights: torch.Tensor | None = None,
+        feature_network: FeatureNetwork | None = None,
+    ) -> None:
+        self.config = config
+        self.workdir = Path(workdir)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        real_images = load_images(real_dataset, image_shape=config.generator.image_shape)
+        if real_images.num_classes != config.generator.num_classes:
+            raise ValueError(
+                f"the data set has {real_images.num_classes} classes and the generator is configured for "
+                f"{config.generator.num_classes}; set num_classes={real_images.num_classes}"
+            )
+        self.ranks = Ranks(self.device)
+        self._parts = self.ranks.parts(config.batch_size, config.micro_batches)
+        self.batches = Batches(config, real_images.to(self.device), sample_weights)
+        self._work = {**asdict(config), "data": real_images.fingerprint}
+        if sample_weights is not None:
+            self._work["sample_weights"] = fingerprint({"sample_weights": sample_weights})
+        time_limit = TimeLimit(None, checkpoint_minutes=config.checkpoint_minutes, workdir=self.workdir)
+        self._checkpointer = Checkpointer(self.workdir / "checkpoint", self._work, time_limit, may_differ=MAY_DIFFER)
+        self.state = TrainingState(config, self.device)
+        self.step = self._resume()
+        self._generator = self.ranks.replicated(self.state.generator)
+        self._discriminator = self.ranks.replicated(self.state.discriminator)
+        self.log: StepLog | None = None
+        self.monitor: Monitor | None = None
+        if self.ranks.leads:
+            self.log = StepLog(self.workdir / "log.jsonl", step=self.step)
+            if feature_network is not None:
+                self.monitor = Monitor(
+                    feature_network, self.batches, config, workdir=self.workdir, work=self._work, log=self.log
+                )
+
+    def run(self, max_minutes: float | None = None) -> BigGAN:
+        """Train until `config.steps`, or for about `max_minutes`, then write a checkpoint. So does Ctrl-C.
+
+        Returns:
+            The moving average of the generator, in evaluation mode, on every rank; `fold` makes it a frozen one. If the
+            training has collapsed, of which a warning is logged, the best one that was measured.
+
+        Raises:
+            FloatingPointError: a loss is not finite; nothing is saved since the last checkpoint.
+            KeyboardInterrupt: Ctrl-C; all is saved.
+        """
+        time_limit = TimeLimit(max_minutes, checkpoint_minutes=self.config.checkpoint_minutes, workdir=self.workdir)
+        with interrupt_held() as interrupted:
+            stop = self._train(time_limit, interrupted)
+            self.save()  # not after an error: the step it broke off would be saved half done
+        if stop is _Stop.INTERRUPTED:
+            raise KeyboardInterrupt
+        self.save_samples()
+        result = self._result(stop)
+        if self.ranks.leads:
+            save_generator(self.workdir / "generator", fold(result))
+        return result
+
+    def _train(self, time_limit: TimeLimit, interrupted: Callable[[], bool]) -> _Stop:
+        config, alone = self.config, not self.ranks.leads
+        with tqdm(
+            total=config.steps, initial=self.step, desc="generator", unit="step", smoothing=0.02, disable=alone
+        ) as bar:
+            stop = self._agreed(_Stop.COLLAPSED if self._has_collapsed() else _Stop.NO)
+            while stop is _Stop.NO and self.step < config.steps:
+                losses = self.train_step()
+                self._check(losses)
+                bar.update()
+                self._report(losses, bar)
+                if self._checkpointer.due():
+                    self.save()
+                stop = self._agreed(self._reason(time_limit, interrupted()))
+        return stop
+
+    def _reason(self, time_limit: TimeLimit, interrupted: bool) -> _Stop:
+        """Why this rank would stop here."""
+        if interrupted:
+            return _Stop.INTERRUPTED
+        if self._has_collapsed():
+            return _Stop.COLLAPSED
+        return _Stop.OUT_OF_TIME if time_limit.is_over() else _Stop.NO
+
+    def _agreed(self, reason: _Stop) -> _Stop:
+        return _Stop(self.ranks.largest(reason))
+
+    def _has_collapsed(self) -> bool:
+        return self.monitor is not None and self.monitor.has_collapsed
+
+    def _check(self, losses: tuple[float, float]) -> None:
+        if all(map(math.isfinite, losses)):
+            return
+        kept = self._checkpointer.describe_saved()
+        best = "" if self.monitor is None else f"; {self.monitor.describe_best()}"
+        raise FloatingPointError(f"the losses are {losses} at step {self.step}; {kept}; lower the learning rates{best}")
+
+    def _report(self, losses: tuple[float, float], bar: "tqdm[Any]") -> None:
+        """Losses, pictures and distances for whoever looks on, where they are due."""
+        config = self.config
+        if self.log is not None and self.step % config.log_steps == 0:
+            self.log.write(self.step, discriminator_loss=losses[0], generator_loss=losses[1])
+            rate = (bar.format_dict["rate"] or 0) * config.batch_size
+            bar.set_postfix_str(f"D {losses[0]:.3f} G {losses[1]:.3f} {rate:.0f} images/s", refresh=False)
+        if self.step % config.preview_steps == 0:
+            self.save_samples()
+        if self.monitor is not None and self.step % config.monitor_steps == 0:
+            self.monitor.check(self.state.average, self.step)
+
+    def _result(self, stop: _Stop) -> BigGAN:
+        """What the run returns, the same on every rank."""
+        result = self.state.average
+        if stop is _Stop.OUT_OF_TIME:
+            logger.info("out of time at step %d of %d; run again to go on", self.step, self.config.steps)
+        if stop is _Stop.COLLAPSED:
+            result = copy.deepcopy(result)
+            if self.monitor is not None:
+                logger.warning("the training has collapsed by step %d; %s", self.step, self.monitor.describe_best())
+                self.monitor.load_best(result)
+        self.ranks.spread(tensors_of(result))
+        return result
+
+    def train_step(self) -> tuple[float, float]:
+        """One update of the generator after `discriminator_steps` of the discriminator; their last losses."""
+        state, substeps = self.state, self.config.discriminator_steps
+        state.generator.train()
+        state.discriminator.train().requires_grad_(True)
+        for substep in range(substeps):
+            discriminator_loss = self._minimize(
+                partial(self._discriminator_loss, substep), self._discriminator, state.discriminator_optimizer
+            )
+        state.discriminator.requires_grad_(False)
+        generator_loss = self._minimize(
+            partial(self._generator_loss, substeps), self._generator, state.generator_optimizer
+        )
+        state.update_average(self.step)
+        self.step += 1
+        return self.ranks.mean(discriminator_loss, generator_loss)
+
+    def _minimize(
+        self, loss_of: Callable[[torch.Tensor], torch.Tensor], replica: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> float:
+        """One update by the mean gradient of all parts of the batch; the loss before it, on this rank."""
+        optimizer.zero_grad(set_to_none=True)
+        vectors = self.state.power_iterations() if len(self._parts) > 1 else []
+        first = [vector.clone() for vector in vectors]
+        total = torch.zeros((), device=self.device)
+        for number, rows in enumerate(self._parts):
+            for vector, value in zip(vectors, first, strict=True):  # every part sees the first one's spectral norms
+                vector.copy_(value)
+            last = number == len(self._parts) - 1
+            with nullcontext() if last else self.ranks.gradients_stay(replica):
+                loss = loss_of(rows) / len(self._parts)
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        optimizer.step()
+        return total.item()
+
+    def _discriminator_loss(self, substep: int, rows: torch.Tensor) -> torch.Tensor:
+        batches, precision = self.batches, self.config.precision
+        real_images, real_labels = batches.real(self.step, substep, rows)
+        latents, labels = batches.latents(self.step, substep, rows)
+        with torch.no_grad(), autocast(self.device, precision):
+            synthetic_images = self.state.generator(latents, labels).float()
+        both = torch.cat([rows, rows + self.config.batch_size])
+        images = batches.augmented(torch.cat([real_images, synthetic_images]), self.step, substep, both)
+        with autocast(self.device, precision):
+            scores = self._discriminator(images, torch.cat([real_labels, labels]))
+        return discriminator_hinge(*scores.chunk(2))
+
+    def _generator_loss(self, substep: int, rows: torch.Tensor) -> torch.Tensor:
+        batches = self.batches
+        latents, labels = batches.latents(self.step, substep, rows)
+        with autocast(self.device, self.config.precision):
+            images = self._generator(latents, labels).float()
+            images = batches.augmented(images, self.step, substep, rows)
+            scores = self.state.discriminator(images, labels)
+        return generator_hinge(scores)
+
+    @torch.no_grad()
+    def save_samples(self) -> None:
+        """Write ten images a class of the moving average, the same latents each time, to `samples/`."""
+        if not self.ranks.leads:
+            return
+        labels = torch.arange(self.config.generator.num_classes, device=self.device).repeat_interleave(10)
+        latents = self.batches.fixed_latents(len(labels))
+        pairs = zip(torch.split(latents, 100), torch.split(labels, 100), strict=True)
+        images = torch.cat([self.state.average(*pair) for pair in pairs])
+        with write_atomically(self.workdir / "samples" / f"{self.step:07d}.png") as path:
+            image_grid(signed_to_unit(images), columns=10).save(path)
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        if self.ranks.leads:
+            self._checkpointer.save(self.state.tensors(), self.step)
+
+    def _resume(self) -> int:
+        """Take the state from the checkpoint, if there is one; the steps done."""
+        step, tensors = 0, self.state.tensors()
+        found = self._checkpointer.load() if self.ranks.leads else None
+        if found is not None:
+            if found.step > self.config.steps:
+                raise ValueError(
+                    f"{self.workdir} is at step {found.step}, beyond steps={self.config.steps}; raise steps"
+                )
+            for name, tensor in tensors.items():
+                tensor.copy_(found.tensors[name])
+            step = found.step
+        self.ranks.spread(tensors.values())
+        return self.ranks.largest(step)

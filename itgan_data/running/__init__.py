@@ -1,0 +1,1 @@
+"""Long work: checkpoints, time limits, logs, and the processes that share it."""

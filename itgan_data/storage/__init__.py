@@ -1,0 +1,1 @@
+"""Files: whole or absent, and read as untrusted data."""

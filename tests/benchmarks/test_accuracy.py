@@ -1,0 +1,239 @@
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import benchmark_script
+
+from itgan_data.bundle.writing import save_bundle
+from itgan_data.evaluation.results import SeedResult
+from itgan_data.generators.biggan import BigGAN, BigGANConfig
+from itgan_data.generators.pixels import Pixels
+from itgan_data.images import LabeledImages, Normalization, to_pil
+from itgan_data.latents.stored import LatentSet
+from itgan_data.storage.files import read_json
+
+CLASSES = ("cat", "dog")
+CONFIG = {
+    "dataset": "toy",
+    "class_names": list(CLASSES),
+    "normalization": {"mean": [0.5] * 3, "std": [0.25] * 3},
+    "method": "IT-GAN",
+    "training": {},
+    "metrics": {},
+}
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    with benchmark_script("accuracy") as module:
+        yield module
+
+
+@pytest.fixture
+def images() -> LabeledImages:
+    """Smooth images, which lossy coding leaves nearly as they are."""
+    coarse = torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
+    return LabeledImages((smooth * 255).to(torch.uint8), torch.arange(60) % 2, CLASSES)
+
+
+def test_every_beginning_of_the_order_is_balanced(script: ModuleType) -> None:
+    labels = torch.tensor([0] * 20 + [1] * 9 + [2] * 12)
+    order = script.balanced_order(labels, seed=3)
+    assert len(order) == len(order.unique()) == 27
+    for length in range(1, 28):
+        counts = labels[order[:length]].bincount(minlength=3)
+        assert counts.max() - counts.min() <= 1
+    assert torch.equal(order, script.balanced_order(labels, seed=3))
+    assert not torch.equal(order, script.balanced_order(labels, seed=4))
+
+
+def test_a_lossless_subset_is_the_images_themselves(script: ModuleType, images: LabeledImages) -> None:
+    order = torch.tensor([5, 0, 7])
+    subset, num_bytes = script.coded_subset(images, order, budget=10**6, quality=None)
+    assert torch.equal(subset.images, images.images[order])
+    assert torch.equal(subset.labels, images.labels[order])
+    assert num_bytes == sum(len(script.encode(images.images[index], None)) for index in order)
+
+
+def test_a_budget_is_filled_and_kept(script: ModuleType, images: LabeledImages) -> None:
+    order = torch.arange(60)
+    subset, num_bytes = script.coded_subset(images, order, budget=9000, quality=20)
+    following = len(script.encode(images.images[len(subset)], 20))
+    assert num_bytes <= 9000 < num_bytes + following
+    lossless, _ = script.coded_subset(images, order, budget=9000, quality=None)
+    assert len(subset) > len(lossless)
+    error = (subset.images.float() - images.images[: len(subset)].float()).abs().mean()
+    assert 0 < error < 16
+    with pytest.raises(ValueError, match="not one image"):
+        script.coded_subset(images, order, budget=10, quality=20)
+
+
+class Bench:
+    """The benchmark on a small folder of images and a small bundle; training itself is left out."""
+
+    def __init__(self, folder: Path, images: LabeledImages, script: ModuleType) -> None:
+        self.folder = folder
+        self.script = script
+        self.trained: list[tuple[int, int]] = []  # images and seed of each training
+        for split in ("train", "test"):
+            for index, image in enumerate(images.images):
+                place = folder / split / CLASSES[int(images.labels[index])]
+                place.mkdir(parents=True, exist_ok=True)
+                to_pil(image).save(place / f"{index:03}.png")
+        self.save_bundle(seed=0)
+        self.save_pixels(images_per_class=1)
+
+    def save_bundle(self, seed: int) -> None:
+        generator = BigGAN(BigGANConfig(num_classes=2, channels=(8, 8, 8, 8), latent_dim=8)).eval()
+        rng = torch.Generator().manual_seed(seed)
+        latents = LatentSet(torch.randn(12, 8, generator=rng), torch.arange(12) % 2)
+        save_bundle(self.folder / "bundle", generator, latents, config=CONFIG, preview=False)
+        latents.save(self.folder / "inversion.safetensors", dtype=torch.float32)
+
+    def save_pixels(self, images_per_class: int) -> None:
+        """Learned pixels, were they learned."""
+        pixels = Pixels((3, 32, 32), 2, Normalization((0.5,) * 3, (0.25,) * 3))
+        count = 2 * images_per_class
+        latents = LatentSet(torch.randn(count, pixels.latent_dim), torch.arange(count) % 2)
+        save_bundle(self.folder / "dm", pixels, latents, config=CONFIG, preview=False, latents_dtype=torch.float16)
+
+    def evaluate(self, source: Any, *_: Any, seeds: list[int], **__: Any) -> list[SeedResult]:
+        self.trained.append((len(source), seeds[0]))
+        return [SeedResult(seed=seeds[0], accuracy=len(source) / 100, final_loss=1.0, seconds=0.1)]
+
+    def run(self, *options: str) -> Result:
+        self.trained.clear()
+        arguments = ["--data", f"imagefolder:{self.folder}", "--bundle", str(self.folder / "bundle")]
+        arguments += ["--inversion", str(self.folder / "inversion.safetensors"), "--dm", str(self.folder / "dm")]
+        arguments += ["--device", "cpu"]
+        arguments += ["--seeds", "2", "--out", str(self.folder / "out.json"), *options]
+        return CliRunner().invoke(self.script.main, arguments)
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, images: LabeledImages, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
+    bench = Bench(tmp_path, images, script)
+    monkeypatch.setattr("setting.evaluate", bench.evaluate)
+    return bench
+
+
+def test_all_rows_are_measured_once(bench: Bench) -> None:
+    first = bench.run()
+    assert first.exit_code == 0, first.output
+    assert len(bench.trained) == 3 + 8 * 2 + 1  # qualities, rows of two seeds, the whole set once
+    again = bench.run()
+    assert again.exit_code == 0, again.output
+    assert bench.trained == []
+    assert again.stdout == first.stdout == (bench.folder / "out.md").read_text()
+    rows = read_json(bench.folder / "out.json")["rows"]
+    assert list(rows) == bench.script.DEFAULT_ROWS.split(",")
+    budget = rows["it-gan"]["key"]["num_bytes"]
+    assert rows["real-count"]["key"]["num_images"] == rows["it-gan"]["key"]["num_images"] == 12
+    assert rows["real-bytes"]["key"]["num_bytes"] <= budget
+    assert rows["real-coded"]["key"]["num_bytes"] <= budget
+    assert rows["inversion"]["key"]["num_bytes"] == budget  # as stored in a bundle, not as float32
+    assert rows["gan"]["key"]["num_bytes"] < budget
+    assert rows["dm"]["key"]["num_images"] == 2
+    assert rows["dm"]["key"]["num_bytes"] <= budget
+
+
+def test_a_run_that_was_cut_short_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_short(source: Any, *rest: Any, seeds: list[int], **options: Any) -> list[SeedResult]:
+        if seeds == [1]:
+            raise KeyboardInterrupt
+        return bench.evaluate(source, *rest, seeds=seeds, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("setting.evaluate", cut_short)
+        assert bench.run("--rows", "it-gan").exit_code != 0
+    assert bench.run("--rows", "it-gan").exit_code == 0
+    assert bench.trained == [(12, 1)]
+
+
+def test_another_bundle_is_measured_anew(bench: Bench) -> None:
+    bench.run("--rows", "real-count,it-gan")
+    bench.save_bundle(seed=1)
+    bench.run("--rows", "real-count,it-gan")
+    assert bench.trained == [(12, 0), (12, 1)]
+
+
+def test_fixed_draws_are_as_many_as_latents_and_fresh_ones_without_end(bench: Bench) -> None:
+    assert bench.run("--rows", "gan,gan-fresh").exit_code == 0
+    rows = read_json(bench.folder / "out.json")["rows"]
+    assert (rows["gan"]["key"]["num_images"], rows["gan-fresh"]["key"]["num_images"]) == (12, None)
+
+
+def test_pixels_of_more_bytes_than_the_bundle_are_refused(bench: Bench) -> None:
+    bench.save_pixels(images_per_class=30)
+    result = bench.run()
+    assert "condense fewer images per class" in result.output
+    assert bench.trained == []
+
+
+def test_coresets_are_chosen_once_as_many_as_latents(bench: Bench) -> None:
+    arguments = ("--rows", "real-herding,real-forgetting", "--steps", "3")
+    assert bench.run(*arguments).exit_code == 0
+    assert bench.trained == [(12, 0), (12, 1)] * 2
+    rows = read_json(bench.folder / "out.json")["rows"]
+    assert rows["real-herding"]["key"]["num_bytes"] != rows["real-forgetting"]["key"]["num_bytes"]
+    chosen = (bench.folder / "out.coresets.json").stat().st_mtime_ns
+    assert bench.run(*arguments).exit_code == 0
+    assert bench.trained == []
+    assert (bench.folder / "out.coresets.json").stat().st_mtime_ns == chosen
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dm", "/nowhere"], "there is no bundle at /nowhere"),
+        (["--rows", "real"], "unknown row 'real'; expected some of real-count"),
+        (["--network", "lenet"], "'lenet' is not one of 'convnet'"),
+        (["--data", "imagefolder:/nowhere"], "does not exist"),
+        (["--qualities", "10,good"], "must be numbers joined by commas"),
+        (["--bundle", "/nowhere"], "there is no bundle at /nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(bench: Bench, options: list[str], message: str) -> None:
+    result = bench.run(*options)
+    assert result.exit_code != 0
+    assert isinstance(result.exception, SystemExit)
+    assert message in result.output
+    assert bench.trained == []
+
+
+def test_classes_in_another_order_are_refused(bench: Bench) -> None:
+    (bench.folder / "test" / "cat").rename(bench.folder / "test" / "zebra")
+    result = bench.run()
+    assert "expected the same" in result.output
+    assert bench.trained == []
+
+
+def test_a_row_truly_trains(bench: Bench, script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    result = bench.run("--rows", "it-gan,gan", "--steps", "2", "--seeds", "1")
+    assert result.exit_code == 0, result.output
+    (row,) = read_json(bench.folder / "out.json")["rows"]["gan"]["results"]
+    assert 0 <= row["accuracy"] <= 1
+
+
+def test_the_quality_is_the_best_on_held_out_images(
+    bench: Bench, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = []
+
+    def evaluate(source: Any, test: LabeledImages, *_: Any, seeds: list[int], **__: Any) -> list[SeedResult]:
+        judged.append(len(test))
+        values = {len(judged): 0.1, 2: 0.9}
+        return [SeedResult(seed=seeds[0], accuracy=values[len(judged)], final_loss=1.0, seconds=0.1)]
+
+    monkeypatch.setattr("setting.evaluate", evaluate)
+    bench.run("--rows", "real-coded", "--qualities", "10,40,80", "--seeds", "1")
+    assert judged == [12, 12, 12, 60]  # a fifth of the training images judges, then the test images
+    assert read_json(bench.folder / "out.json")["rows"]["real-coded"]["key"]["content"].endswith("quality 40")

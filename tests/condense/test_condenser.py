@@ -1,0 +1,747 @@
+"""Pool, and the Condenser that puts the stages together."""
+
+import contextlib
+import gc
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TinyGenerator
+from PIL import Image
+from torch import nn
+
+from itgan_data.condense import initializing as starting
+from itgan_data.condense import pool as embedding
+from itgan_data.condense.condenser import Condenser, OutOfTimeError
+from itgan_data.condense.config import CondenserConfig
+from itgan_data.condense.inversion import InversionConfig, invert
+from itgan_data.condense.network_source import FreshNetworks, PoolSource
+from itgan_data.condense.objective import Batch, DistributionObjective, Matching
+from itgan_data.condense.pool import EmbeddingPool, PoolConfig, build_pool
+from itgan_data.images import LabeledImages, Normalization
+from itgan_data.latents.stored import LatentSet
+from itgan_data.running import checkpointer as keeping
+from itgan_data.storage.files import read_json
+
+NORMALIZATION = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+POOL = PoolConfig(num_networks=1, width=8, steps=4, snapshots=2, batch_size=16)
+CONFIG = CondenserConfig(
+    images_per_class=3,
+    group_size=2,
+    steps=3,
+    lr_latents=0.05,
+    regularizer_weight=0.1,
+    real_batch_size=4,
+    normalization=NORMALIZATION,
+    inversion=InversionConfig(encoder_steps=3, encoder_batch_size=8, steps=3, batch_size=4),
+    pool=POOL,
+)
+SAVED_EVERY_STEP = replace(CONFIG, checkpoint_minutes=1e-9)
+TRAINED_ALONG = FreshNetworks(width=8, outer_steps=3, inner_epochs=2, lr=0.1, batch_size=4)
+MODES: dict[str, dict[str, Any]] = {
+    "gradients of a network trained along": {
+        "objective": "gradient",
+        "optimizer": "sgd",
+        "group_size": None,
+        "initialize": "normal",
+        "networks": TRAINED_ALONG,
+    },
+    "random networks, groups drawn anew": {"networks": FreshNetworks(width=8), "regroup": True},
+    "chunks, blocks of classes": {"group_size": None, "chunk_size": 2, "class_block": 2, "initialize": "normal"},
+}
+
+
+def make_condenser(
+    generator: nn.Module, images: LabeledImages, workdir: Path | None, config: CondenserConfig = CONFIG
+) -> Condenser:
+    return Condenser(generator, images, config, workdir=workdir, device="cpu")
+
+
+def condense(generator: nn.Module, images: LabeledImages, workdir: Path, config: CondenserConfig = CONFIG) -> LatentSet:
+    return make_condenser(generator, images, workdir, config).run()
+
+
+def results(workdir: Path) -> list[bytes]:
+    return [(workdir / name).read_bytes() for name in ("inversion.safetensors", "latents.safetensors")]
+
+
+@pytest.fixture
+def finished(tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages) -> Path:
+    condense(tiny_generator, tiny_images, tmp_path / "finished")
+    return tmp_path / "finished"
+
+
+class TestPool:
+    @staticmethod
+    def build(images: LabeledImages, workdir: Path, config: PoolConfig = POOL, seed: int = 0) -> EmbeddingPool:
+        return build_pool(images, config, normalization=NORMALIZATION, seed=seed, workdir=workdir)
+
+    def test_holds_every_snapshot_of_every_network(
+        self, tmp_path: Path, tiny_images: LabeledImages, global_rng_untouched: None
+    ) -> None:
+        pool = self.build(tiny_images, tmp_path, replace(POOL, num_networks=2))
+        assert len(pool) == len(pool.accuracies) == 4
+        weights = [state["classifier.weight"] for state in pool.states]
+        assert all(not torch.equal(one, other) for one in weights for other in weights if one is not other)
+        assert not [parameter for parameter in pool.network.parameters() if parameter.requires_grad]
+
+    def test_learns_to_tell_the_classes_apart(self, tmp_path: Path, tiny_images: LabeledImages) -> None:
+        pool = self.build(tiny_images, tmp_path, replace(POOL, steps=160))
+        assert pool.accuracies[-1] == 1.0  # of the fifth that was held out
+
+    def test_is_read_when_it_is_there(
+        self, tmp_path: Path, tiny_images: LabeledImages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = self.build(tiny_images, tmp_path)
+        monkeypatch.delattr(embedding, "ClassifierTraining")
+        again = self.build(tiny_images, tmp_path)
+        assert again.accuracies == first.accuracies
+        for state, other in zip(first.states, again.states, strict=True):
+            assert all(torch.equal(state[name], other[name]) for name in state)
+        with pytest.raises(ValueError, match="width=8, not 9"):
+            self.build(tiny_images, tmp_path, replace(POOL, width=9))
+
+    def test_a_network_that_diverged_is_not_kept(self, tmp_path: Path) -> None:
+        pixels = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        images = LabeledImages(pixels, torch.arange(40) % 2, ["cat", "dog"])
+        tiny_std = Normalization((0.5,) * 3, (1e-38,) * 3)
+        with pytest.raises(FloatingPointError, match="of network-000 is not finite at step 4; nothing was saved"):
+            build_pool(images, POOL, normalization=tiny_std, seed=0, workdir=tmp_path)
+        assert not (tmp_path / "network-000").exists()
+
+    def test_needs_images_to_keep_out_of_training(self, tmp_path: Path, tiny_images: LabeledImages) -> None:
+        with pytest.raises(ValueError, match=r"needs at least 5 real images, a fifth .*, got 4; add images"):
+            self.build(tiny_images.select(torch.arange(4)), tmp_path)
+
+    def test_the_best_is_the_most_accurate_and_the_drawn_changes(
+        self, tmp_path: Path, tiny_images: LabeledImages
+    ) -> None:
+        pool = self.build(tiny_images, tmp_path)
+        pool.accuracies = [0.7, 0.6]
+        pool.load_best()
+        assert torch.equal(pool.network.classifier.weight, pool.states[0]["classifier.weight"])
+        drawn = []
+        for step in range(40):
+            pool.load_drawn(0, step)
+            drawn.append(torch.equal(pool.network.classifier.weight, pool.states[0]["classifier.weight"]))
+        assert 8 < sum(drawn) < 32
+
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            ({"steps": 8}, [4, 8]),
+            ({"steps": 800, "snapshots": 4, "first_snapshot": 100}, [100, 200, 400, 800]),
+            ({"steps": 64, "snapshots": 7, "first_snapshot": 1}, [1, 2, 4, 8, 16, 32, 64]),
+            ({"steps": 6, "snapshots": 6, "first_snapshot": 1}, [1, 2, 3, 4, 5, 6]),
+        ],
+    )
+    def test_snapshots_lie_evenly_or_early(self, change: dict[str, int], expected: list[int]) -> None:
+        assert replace(POOL, **change).snapshot_steps() == expected
+
+    def test_a_band_holds_the_states_of_its_accuracies_on_the_same_network(
+        self, tmp_path: Path, tiny_images: LabeledImages
+    ) -> None:
+        pool = self.build(tiny_images, tmp_path, replace(POOL, num_networks=2))
+        pool.accuracies = [0.1, 0.3, 0.2, 0.9]
+        band = pool.within((0.1, 0.2))
+        assert band.network is pool.network
+        assert band.accuracies == [0.1, 0.2]
+        assert band.states == [pool.states[0], pool.states[2]]
+        with pytest.raises(ValueError, match=r"in 0\.4\.\.0\.5; there are 0\.100, 0\.200, 0\.300, 0\.900"):
+            pool.within((0.4, 0.5))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"num_networks": 0}, "num_networks must be at least 1, got 0"),
+            ({"snapshots": 5}, "4 steps cannot give 5 snapshots; raise steps"),
+            ({"first_snapshot": 4}, r"first_snapshot must lie in 1\.\.3 and needs a second one, got 4"),
+            ({"first_snapshot": 1, "snapshots": 1}, "needs a second one, got 1 with 1 snapshots"),
+        ],
+    )
+    def test_bad_values_are_refused(self, change: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            replace(POOL, **change)
+
+    def test_an_unknown_network_is_answered_with_the_known_ones(
+        self, tmp_path: Path, tiny_images: LabeledImages
+    ) -> None:
+        with pytest.raises(ValueError, match="unknown network 'resnet81'; expected one of convnet"):
+            self.build(tiny_images, tmp_path, replace(POOL, network="resnet81"))
+
+
+class TestResult:
+    def test_one_latent_for_each_chosen_image_class_after_class_within_a_group(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, global_rng_untouched: None
+    ) -> None:
+        learned = condense(tiny_generator, tiny_images, tmp_path)
+        assert learned.labels.tolist() == [0, 0, 1, 1, 2, 2, 0, 1, 2]
+        assert learned.latents.shape == (9, 6)
+        assert learned.source_index is not None
+        assert torch.equal(tiny_images.labels[learned.source_index], learned.labels)
+        assert len(learned.source_index.unique()) == 9
+        stored = LatentSet.load(tmp_path / "latents.safetensors")
+        assert torch.equal(stored.latents, learned.latents)
+        assert torch.equal(stored.source_index, learned.source_index)
+
+    def test_inversion_is_kept_beside_it(self, finished: Path) -> None:
+        start, learned = (LatentSet.load(finished / f"{name}.safetensors") for name in ("inversion", "latents"))
+        assert start.source_index is not None
+        assert learned.source_index is not None
+        of_source = dict(zip(start.source_index.tolist(), start.latents, strict=True))
+        starts = torch.stack([of_source[source] for source in learned.source_index.tolist()])
+        moved = (learned.latents - starts).abs()
+        assert (moved > 0).any(dim=1).all()
+        assert moved.max() < 3 * CONFIG.lr_latents * 1.5  # Adam moves by about its rate a step
+
+    @pytest.mark.parametrize(("group_size", "sizes"), [(None, [9]), (1, [3, 3, 3]), (2, [6, 3]), (3, [9]), (8, [9])])
+    def test_groups_split_every_class_alike(
+        self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, group_size: int, sizes: list[int]
+    ) -> None:
+        remove_groups(finished)
+        learned = condense(tiny_generator, tiny_images, finished, replace(CONFIG, group_size=group_size))
+        assert len(list(finished.glob("group-*"))) == len(sizes)
+        for part in learned.labels.split(sizes):
+            assert part.tolist() == torch.arange(3).repeat_interleave(len(part) // 3).tolist()
+
+    def test_inversion_compares_features_of_the_most_accurate_network(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        probe = NORMALIZATION.standardize(tiny_images.unit_batch(torch.arange(5))[0])
+        seen = []
+
+        def watched(generate: Any, embed: Any, *rest: Any, **options: Any) -> Any:
+            seen.append(embed(probe).detach())
+            return invert(generate, embed, *rest, **options)
+
+        monkeypatch.setattr(starting, "invert", watched)
+        config = replace(CONFIG, pool=replace(POOL, steps=160, snapshots=3))
+        condense(tiny_generator, tiny_images, tmp_path, config)
+        pool = build_pool(tiny_images, config.pool, normalization=NORMALIZATION, seed=0, workdir=tmp_path / "pool")
+        pool.load_best()
+        expected = pool.network.embed(probe)
+        assert len(seen) == 3
+        for features in seen:
+            torch.testing.assert_close(features, expected)
+
+    def test_matching_is_better_than_after_inversion(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        config = replace(CONFIG, group_size=None, steps=40, regularizer_weight=0.0)
+        learned = condense(tiny_generator, tiny_images, tmp_path, config)
+        start = LatentSet.load(tmp_path / "inversion.safetensors")
+        assert torch.equal(start.labels, learned.labels)
+        pool = build_pool(tiny_images, POOL, normalization=NORMALIZATION, seed=0, workdir=tmp_path / "pool")
+        by_class = [(tiny_images.labels == label).nonzero().squeeze(1) for label in range(3)]
+        matching = Matching(tiny_generator, PoolSource(pool, 0), tiny_images, by_class, config)
+        objective = DistributionObjective(matching, pool.network.embed)
+
+        def mean_loss(latents: LatentSet) -> float:
+            """Over draws that were not used for learning."""
+            batch = Batch(latents.latents.view(3, 3, 6), latents.source_index.view(3, 3), torch.arange(3))
+            return sum(float(objective.gradient(batch, group=7, step=step)[0].sum()) for step in range(30)) / 30
+
+        assert mean_loss(learned) < 0.9 * mean_loss(start)
+
+    def test_all_images_are_used_by_default(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        """Of the smallest class, and as many of the others."""
+        fewer = tiny_images.select(torch.arange(30)[4:])
+        condenser = make_condenser(tiny_generator, fewer, tmp_path, replace(CONFIG, images_per_class=None))
+        assert condenser.chosen.shape == (3, 8)
+
+    def test_without_a_workdir_nothing_is_left(self, tiny_generator: nn.Module, tiny_images: LabeledImages) -> None:
+        condenser = make_condenser(tiny_generator, tiny_images, None)
+        workdir = condenser.workdir
+        assert len(condenser.run()) == 9
+        assert workdir.is_dir()
+        del condenser
+        gc.collect()
+        assert not workdir.exists()
+
+    def test_bfloat16_gives_float32_latents(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        learned = condense(tiny_generator, tiny_images, tmp_path, replace(CONFIG, precision="bfloat16"))
+        assert learned.latents.dtype == torch.float32
+
+
+def remove_groups(workdir: Path) -> None:
+    for folder in workdir.glob("group-*"):
+        shutil.rmtree(folder)
+
+
+class Clock:
+    """Whoever looks at it takes a minute."""
+
+    def __init__(self) -> None:
+        self.minutes = 0
+
+    def monotonic(self) -> float:
+        self.minutes += 1
+        return 60.0 * self.minutes
+
+
+class TestResuming:
+    @pytest.mark.parametrize("minutes", [1, 2, 5])
+    def test_running_out_of_time_again_and_again_changes_nothing(
+        self,
+        tmp_path: Path,
+        finished: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        monkeypatch: pytest.MonkeyPatch,
+        minutes: int,
+    ) -> None:
+        monkeypatch.setattr(keeping, "time", Clock())
+        interruptions = 0
+        while not (tmp_path / "latents.safetensors").exists():
+            try:
+                make_condenser(tiny_generator, tiny_images, tmp_path).run(max_minutes=minutes)
+            except OutOfTimeError:
+                interruptions += 1
+                assert interruptions < 200
+        assert interruptions >= 2
+        assert results(tmp_path) == results(finished)
+
+    @pytest.mark.parametrize("rename", [6, 7], ids=["within a save", "between saves"])
+    def test_killing_it_again_and_again_changes_nothing(
+        self,
+        tmp_path: Path,
+        finished: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        killed_at_rename: Callable[..., bool],
+        rename: int,
+    ) -> None:
+        """A save is two renames, a piece and its manifest; so each run comes two saves further, or three."""
+        kills = 0
+        while killed_at_rename(rename, condense, tiny_generator, tiny_images, tmp_path, SAVED_EVERY_STEP):
+            kills += 1
+            assert kills < 20
+        assert kills >= 4
+        assert results(tmp_path) == results(finished)
+
+    @pytest.mark.usefixtures("ctrl_c_raises")
+    def test_ctrl_c_ends_the_step_and_keeps_it(
+        self,
+        tmp_path: Path,
+        finished: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def interrupted(objective: DistributionObjective, batch: Batch, **draw: int) -> Any:
+            if draw == {"group": 1, "step": 1}:
+                signal.raise_signal(signal.SIGINT)
+            return gradient_of(objective, batch, **draw)
+
+        gradient_of = DistributionObjective.gradient
+        with monkeypatch.context() as patch:
+            patch.setattr(DistributionObjective, "gradient", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                condense(tiny_generator, tiny_images, tmp_path)
+        assert read_json(tmp_path / "group-0001" / "checkpoint.json")["step"] == 2
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        condense(tiny_generator, tiny_images, tmp_path)
+        assert results(tmp_path) == results(finished)
+
+    @pytest.mark.parametrize(
+        ("optimizer", "calls", "folder"),
+        [
+            (torch.optim.SGD, 2, "pool/network-000"),
+            (torch.optim.Adam, 2, "encoder"),
+            (torch.optim.Adam, 3 + 2, "inversion/chunk-00000"),  # the encoder comes before
+        ],
+        ids=["pool", "encoder", "inversion"],
+    )
+    @pytest.mark.usefixtures("ctrl_c_raises")
+    def test_ctrl_c_before_matching_keeps_every_step_too(
+        self,
+        tmp_path: Path,
+        finished: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        monkeypatch: pytest.MonkeyPatch,
+        optimizer: type[torch.optim.Optimizer],
+        calls: int,
+        folder: str,
+    ) -> None:
+        left, update = iter(range(calls - 1)), optimizer.step
+
+        def update_and_interrupt(this: torch.optim.Optimizer) -> None:
+            update(this)
+            if next(left, None) is None:
+                signal.raise_signal(signal.SIGINT)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(optimizer, "step", update_and_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                condense(tiny_generator, tiny_images, tmp_path)
+        assert read_json(tmp_path / folder / "checkpoint.json")["step"] == 2
+        condense(tiny_generator, tiny_images, tmp_path)
+        assert results(tmp_path) == results(finished)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"lr_latents": 100.0}, "losses of chunk-00000 is not finite at step 3; nothing .*; lower lr_latents of"),
+            ({"lr_encoder": 1e30}, "of encoder is not finite at step 3; nothing was saved yet; lower lr_encoder of"),
+        ],
+    )
+    def test_what_diverged_before_matching_is_not_kept(
+        self,
+        tmp_path: Path,
+        tiny_images: LabeledImages,
+        change: dict[str, Any],
+        message: str,
+    ) -> None:
+        class BlindFarOut(TinyGenerator):
+            def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+                near = latents.abs().amax(dim=1).view(-1, 1, 1, 1) < 50
+                return super().forward(latents, labels).where(near, torch.nan)
+
+        tiny_generator = BlindFarOut()
+        config = replace(CONFIG, inversion=replace(CONFIG.inversion, **change))
+        for _ in range(2):  # not as finished the second time either
+            with pytest.raises(FloatingPointError, match=message):
+                condense(tiny_generator, tiny_images, tmp_path, config)
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_every_mode_goes_on_after_kills_as_if_there_were_none(
+        self,
+        tmp_path: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        killed_at_rename: Callable[..., bool],
+        mode: str,
+    ) -> None:
+        config = replace(SAVED_EVERY_STEP, steps=6, regularizer_weight=0.0, **MODES[mode])
+        condense(tiny_generator, tiny_images, tmp_path / "whole", replace(config, checkpoint_minutes=5.0))
+        kills = 0
+        while killed_at_rename(7, condense, tiny_generator, tiny_images, tmp_path / "killed", config):
+            kills += 1
+            assert kills < 30
+        assert kills >= 2
+        assert results(tmp_path / "killed") == results(tmp_path / "whole")
+
+    def test_a_finished_run_gives_its_latents_at_once(
+        self,
+        finished: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        before = results(finished)
+        for name in ("invert", "train_encoder"):
+            monkeypatch.delattr(starting, name)
+        monkeypatch.delattr(DistributionObjective, "gradient")
+        condense(tiny_generator, tiny_images, finished)
+        assert results(finished) == before
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"lr_latents": 0.1}, r"lr_latents=0\.05, not 0\.1; use that configuration again or another folder"),
+            ({"seed": 1}, "seed=0, not 1"),
+            ({"images_per_class": 2}, "images_per_class=3, not 2"),
+            ({"inversion": replace(CONFIG.inversion, steps=4)}, r"inversion\.steps=3, not 4"),
+            ({"class_block": 2}, "class_block=None, not 2"),
+            ({"group_size": None}, "group_size=2, not None"),
+            ({"momentum": 0.9}, r"momentum=0\.5, not 0\.9"),
+            ({"pool": replace(POOL, width=9)}, "width=8, not 9"),
+        ],
+    )
+    def test_another_configuration_is_refused_by_name(
+        self,
+        finished: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        change: dict[str, Any],
+        message: str,
+    ) -> None:
+        before = results(finished)
+        with pytest.raises(ValueError, match=message):
+            condense(tiny_generator, tiny_images, finished, replace(CONFIG, **change))
+        assert results(finished) == before
+
+    def test_a_prolonged_run_ends_as_a_long_one(
+        self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, tmp_path: Path
+    ) -> None:
+        condense(tiny_generator, tiny_images, tmp_path / "prolonged", replace(CONFIG, steps=1))
+        condense(tiny_generator, tiny_images, tmp_path / "prolonged")
+        assert results(tmp_path / "prolonged") == results(finished)
+
+    def test_fewer_steps_than_were_done_are_refused(
+        self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        with pytest.raises(ValueError, match="is at step 3, beyond steps=2; raise steps"):
+            condense(tiny_generator, tiny_images, finished, replace(CONFIG, steps=2))
+
+    def test_how_often_it_is_saved_may_change(
+        self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        before = results(finished)
+        condense(tiny_generator, tiny_images, finished, SAVED_EVERY_STEP)
+        assert results(finished) == before
+
+    def test_inversion_is_kept_when_matching_is_tried_otherwise(
+        self,
+        finished: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        inversion, latents = results(finished)
+        remove_groups(finished)
+        monkeypatch.delattr(starting, "invert")
+        condense(tiny_generator, tiny_images, finished, replace(CONFIG, lr_latents=0.2, steps=2))
+        assert results(finished)[0] == inversion
+        assert results(finished)[1] != latents
+
+    def test_another_generator_or_other_data_are_refused(
+        self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        with pytest.raises(ValueError, match="holds work with data="):
+            condense(tiny_generator, tiny_images.select(torch.arange(29)), finished)
+        with pytest.raises(ValueError, match="holds work with generator="):
+            condense(type(tiny_generator)(seed=1), tiny_images, finished)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("keep", "message"),
+        [
+            (lambda labels: labels >= 0, "class 'red' has 10 images, fewer than images_per_class=11; lower"),
+            (lambda labels: labels != 1, "class 'green' has no images; expected at least one"),
+        ],
+        ids=["too few", "none"],
+    )
+    def test_classes_without_enough_images(
+        self,
+        tmp_path: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        keep: Callable[[torch.Tensor], torch.Tensor],
+        message: str,
+    ) -> None:
+        images = tiny_images.select(keep(tiny_images.labels).nonzero().squeeze(1))
+        with pytest.raises(ValueError, match=message) as caught:
+            make_condenser(tiny_generator, images, tmp_path, replace(CONFIG, images_per_class=11))
+        assert "\n" not in str(caught.value)
+        assert not list(tmp_path.iterdir())
+
+    def test_other_classes_than_the_generators(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        more = LabeledImages(tiny_images.images, tiny_images.labels, ("a", "b", "c", "d"))
+        with pytest.raises(ValueError, match="the data set has 4 classes and the generator 3; use a generator"):
+            make_condenser(tiny_generator, more, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("factor", "message"),
+        [(0.0, "makes the same image whatever its latents are"), (torch.nan, "makes images with NaN or infinity")],
+        ids=["constant", "nan"],
+    )
+    def test_a_generator_of_no_use_before_any_image_is_read(
+        self, tmp_path: Path, tiny_generator: nn.Module, factor: float, message: str
+    ) -> None:
+        tiny_generator.load_state_dict({name: factor * tensor for name, tensor in tiny_generator.state_dict().items()})
+        unread: Any = range(30)  # holds no images
+        with pytest.raises(ValueError, match=f"TinyGenerator {message}"):
+            make_condenser(tiny_generator, unread, tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_another_image_size(
+        self, tmp_path: Path, tiny_generator: nn.Module, bright_and_dark: LabeledImages
+    ) -> None:
+        with pytest.raises(ValueError, match=r"shape \(3, 16, 16\) .*, expected \(3, 8, 8\)"):
+            make_condenser(tiny_generator, bright_and_dark, tmp_path)
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e9], ids=["nan", "infinite", "exploded"])
+    @pytest.mark.parametrize(
+        ("minutes", "kept"), [(1e-9, "the last good state, step 2, is in "), (5.0, "nothing was saved yet")]
+    )
+    def test_a_loss_that_goes_wrong_stops_the_work_before_it_does_harm(
+        self,
+        tmp_path: Path,
+        finished: Path,
+        tiny_generator: nn.Module,
+        tiny_images: LabeledImages,
+        monkeypatch: pytest.MonkeyPatch,
+        value: float,
+        minutes: float,
+        kept: str,
+    ) -> None:
+        def not_finite(objective: DistributionObjective, batch: Batch, **draw: int) -> Any:
+            losses, gradient = gradient_of(objective, batch, **draw)
+            return (losses, gradient) if draw["step"] < 2 else (losses * bad, gradient * bad.view(3, 1, 1))
+
+        gradient_of, bad = DistributionObjective.gradient, torch.tensor([1.0, value, 1.0])
+        with monkeypatch.context() as patch:
+            patch.setattr(DistributionObjective, "gradient", not_finite)
+            message = rf"the loss of class 'green' .* at step 2 of group-0000 .*; {kept}.*; lower lr_latents"
+            with pytest.raises(FloatingPointError, match=message):
+                condense(tiny_generator, tiny_images, tmp_path, replace(CONFIG, checkpoint_minutes=minutes))
+        assert not (tmp_path / "latents.safetensors").exists()
+        condense(tiny_generator, tiny_images, tmp_path)
+        assert results(tmp_path) == results(finished)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"steps": -1}, "steps must be at least 0, got -1"),
+            ({"group_size": 0}, "group_size must be at least 1, got 0"),
+            ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
+            ({"class_block": 0}, "class_block must be at least 1, got 0"),
+            ({"preview_steps": 0}, "preview_steps must be at least 1, got 0"),
+            ({"lr_latents": 0.0}, r"lr_latents must be positive, got 0\.0"),
+            ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1\.0"),
+            ({"regularizer_weight": 1.5}, r"regularizer_weight must lie in \[0, 1\], got 1\.5"),
+            ({"precision": "half"}, "precision must be 'float32' or 'bfloat16', got 'half'"),
+            ({"strategy": "color_blur"}, "unknown operation 'blur'"),
+            ({"initialize": "noise"}, "initialize must be 'inversion' or 'normal', got 'noise'"),
+            ({"objective": "mean"}, "objective must be 'distribution' or 'gradient', got 'mean'"),
+            ({"optimizer": "lbfgs"}, "optimizer must be 'adam' or 'sgd', got 'lbfgs'"),
+            ({"objective": "gradient"}, "the regularizer compares embeddings; set regularizer_weight=0"),
+            ({"group_size": None, "regroup": True}, "regroup draws groups anew; give a group_size"),
+            ({"band": (0.3, 0.2)}, r"band must be two accuracies .* got \(0\.3, 0\.2\)"),
+            ({"band": (0.1, 0.2), "networks": FreshNetworks()}, "band chooses from the pool, which networks replaces"),
+            ({"regroup": True, "networks": FreshNetworks(outer_steps=2)}, "belongs to one group; set regroup=False"),
+            ({"class_block": 1, "networks": FreshNetworks(outer_steps=2)}, "sees all classes; set class_block=None"),
+            ({"chunk_size": 1, "networks": FreshNetworks(norm="batch")}, "batch norm takes its statistics from all"),
+            ({"class_block": 1, "networks": FreshNetworks(norm="batch")}, "batch norm takes its statistics from all"),
+        ],
+    )
+    def test_configuration(self, change: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            replace(CONFIG, **change)
+
+    def test_a_normalization_of_other_channels(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        config = replace(CONFIG, normalization=Normalization((0.5,), (0.5,)))
+        with pytest.raises(ValueError, match="normalization has 1 channels and the images have 3; give one"):
+            make_condenser(tiny_generator, tiny_images, tmp_path, config)
+
+    def test_a_band_without_networks_names_the_accuracies_before_inversion(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        config = replace(CONFIG, band=(0.01, 0.02))
+        with pytest.raises(ValueError, match=r"no state of the pool .* in 0\.01\.\.0\.02; there are \d\.\d+, "):
+            condense(tiny_generator, tiny_images, tmp_path, config)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["pool"]
+
+
+class TestUnits:
+    @staticmethod
+    def learned(generator: nn.Module, images: LabeledImages, workdir: Path, **change: Any) -> LatentSet:
+        config = replace(CONFIG, group_size=None, regularizer_weight=0.1)
+        return condense(generator, images, workdir, replace(config, **change))
+
+    @pytest.mark.parametrize("change", [{"class_block": 1}, {"class_block": 2}, {"chunk_size": 1}, {"chunk_size": 2}])
+    def test_blocks_of_classes_and_chunks_change_nothing(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, change: dict[str, int]
+    ) -> None:
+        whole = self.learned(tiny_generator, tiny_images, tmp_path / "whole")
+        parts = self.learned(tiny_generator, tiny_images, tmp_path / "parts", **change)
+        assert torch.equal(parts.labels, whole.labels)
+        assert torch.equal(parts.source_index, whole.source_index)
+        torch.testing.assert_close(parts.latents, whole.latents, rtol=1e-4, atol=1e-4)
+
+    def test_are_the_blocks_of_each_group(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        units = make_condenser(tiny_generator, tiny_images, tmp_path, replace(CONFIG, class_block=2)).units
+        assert [unit.name for unit in units] == [
+            f"group-000{group}-classes-000{first}" for group in (0, 1) for first in (0, 2)
+        ]
+        assert [(unit.classes, unit.places) for unit in units[:2]] == [(range(2), range(2)), (range(2, 3), range(2))]
+
+    def test_groups_drawn_anew_mix_and_are_one_unit(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        config = replace(CONFIG, regroup=True)
+        condenser = make_condenser(tiny_generator, tiny_images, tmp_path / "regrouped", config)
+        assert [unit.name for unit in condenser.units] == ["group-0000"]
+        mixed = condenser.run()
+        assert mixed.labels.tolist() == torch.arange(3).repeat_interleave(3).tolist()
+        fixed = condense(tiny_generator, tiny_images, tmp_path / "fixed")
+        order = [mixed.source_index.tolist().index(source) for source in fixed.source_index.tolist()]
+        assert not torch.allclose(mixed.latents[order], fixed.latents, atol=1e-3)
+
+    def test_groups_of_the_whole_drawn_anew_are_the_whole(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        whole = self.learned(tiny_generator, tiny_images, tmp_path / "whole")
+        mixed = self.learned(tiny_generator, tiny_images, tmp_path / "mixed", group_size=3, regroup=True)
+        torch.testing.assert_close(mixed.latents, whole.latents, rtol=1e-4, atol=1e-4)
+
+
+class TestLeaves:
+    def test_the_generator_as_it_was(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        tiny_generator.train()
+        condense(tiny_generator, tiny_images, tmp_path)
+        assert tiny_generator.training
+        assert all(parameter.requires_grad for parameter in tiny_generator.parameters())
+
+    def test_a_log_without_gaps_or_repeats(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = replace(CONFIG, log_steps=2, steps=5)
+        monkeypatch.setattr(keeping, "time", Clock())
+        for _ in range(50):
+            if not (tmp_path / "latents.safetensors").exists():
+                with contextlib.suppress(OutOfTimeError):
+                    make_condenser(tiny_generator, tiny_images, tmp_path, config).run(max_minutes=4)
+        for group in (0, 1):
+            log = (tmp_path / "logs" / f"group-000{group}.jsonl").read_text().splitlines()
+            lines = [json.loads(line) for line in log]
+            assert [line["step"] for line in lines] == [2, 4, 5]
+            assert [set(line) for line in lines] == [{"step", "loss", "seconds", "steps_per_second"}] * 3
+            assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+
+    def test_no_lines_of_steps_that_were_lost(
+        self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        remove_groups(finished)
+        log = finished / "logs" / "group-0000.jsonl"
+        before = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
+        with open(log, "a") as file:
+            file.write('{"step": 4, "los')  # as a kill would leave it
+        condense(tiny_generator, tiny_images, finished)
+        assert [json.loads(line)["loss"] for line in log.read_text().splitlines()] == before
+
+    def test_grids_of_images_when_asked(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        condense(tiny_generator, tiny_images, tmp_path, replace(CONFIG, preview_steps=2, group_size=None))
+        (grid,) = (tmp_path / "previews").iterdir()
+        assert grid.name == "group-0000-0000002.png"
+        with Image.open(grid) as image:
+            assert image.size == (3 * 10 + 2, 3 * 10 + 2)
+
+    def test_curves_for_tensorboard_when_asked(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        pytest.importorskip("tensorboard")
+        condense(tiny_generator, tiny_images, tmp_path, replace(CONFIG, tensorboard=True))
+        assert len(list((tmp_path / "tensorboard" / "group-0001").iterdir())) == 1
+
+    def test_nothing_where_tensorboard_is_missing(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        with pytest.raises(RuntimeError, match=r"pip install 'itgan_data\[tensorboard\]'"):
+            condense(tiny_generator, tiny_images, tmp_path, replace(CONFIG, tensorboard=True))
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,145 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from itgan_data.storage.files import (
+    fingerprint,
+    load_tensors,
+    read_json,
+    save_tensors,
+    sha256_of,
+    write_atomically,
+    write_json,
+)
+
+TENSORS = {
+    "map": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last),
+    "transposed": torch.arange(6).view(2, 3).t(),
+    "half": torch.ones(2, dtype=torch.float16, requires_grad=True),
+    "scalar": torch.tensor(3.0),
+    "empty": torch.zeros(0, 5),
+}
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestWriteAtomically:
+    def test_a_file_appears_whole_and_its_folder_with_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "deep" / "er" / "file.txt"
+        with write_atomically(path) as temporary:
+            temporary.write_text("half")
+            assert not path.exists()
+            assert temporary.parent == path.parent  # a rename within one folder is atomic
+            assert temporary.suffix == ".txt"  # some writers choose the format by it
+        assert path.read_text() == "half"
+        assert names_in(path.parent) == ["file.txt"]
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+    def test_an_error_leaves_the_old_file_and_nothing_else(self, tmp_path: Path, error: type[BaseException]) -> None:
+        path = tmp_path / "file"
+        path.write_text("old")
+
+        def write_half() -> None:
+            with write_atomically(path) as temporary:
+                temporary.write_text("new")
+                raise error
+
+        with pytest.raises(error):
+            write_half()
+        assert path.read_text() == "old"
+        assert names_in(tmp_path) == ["file"]
+
+    def test_other_users_can_read_the_file(self, tmp_path: Path) -> None:
+        with write_atomically(tmp_path / "file"):
+            pass
+        assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_sha256_is_that_of_the_whole_file(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+class TestFingerprint:
+    def test_depends_on_names_types_shapes_and_values(self) -> None:
+        ones = torch.ones(2, 3)
+        different = [
+            {"a": ones},
+            {"b": ones},
+            {"a": ones.view(3, 2)},
+            {"a": ones.double()},
+            {"a": ones.view(torch.int32)},  # the same bytes
+            {"a": ones * 2},
+            {"a": ones, "b": ones},
+        ]
+        assert len({fingerprint(tensors) for tensors in different}) == len(different)
+
+    def test_does_not_depend_on_the_layout_in_memory(self) -> None:
+        maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+        assert fingerprint({"a": maps}) == fingerprint({"a": maps.to(memory_format=torch.channels_last)})
+
+    def test_takes_any_tensor(self) -> None:
+        odd = {"empty": torch.zeros(0, 2), "bool": torch.tensor(True), "bf16": torch.ones(2, dtype=torch.bfloat16)}
+        assert fingerprint(odd) == fingerprint({name: tensor.clone() for name, tensor in odd.items()})
+
+
+class TestJson:
+    def test_round_trips_in_the_order_given(self, tmp_path: Path) -> None:
+        content = {"b": [1, 2.5, None], "a": {"ü": True}}
+        write_json(tmp_path / "file.json", content)
+        assert list(read_json(tmp_path / "file.json").items()) == list(content.items())
+
+    @pytest.mark.parametrize("content", [{"a": float("nan")}, {"a": {1, 2}}])
+    def test_what_is_no_json_is_not_written(self, tmp_path: Path, content: dict[str, object]) -> None:
+        write_json(tmp_path / "file.json", {"old": 1})
+        with pytest.raises((ValueError, TypeError)):
+            write_json(tmp_path / "file.json", content)
+        assert read_json(tmp_path / "file.json") == {"old": 1}
+
+    @pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe", b"[" * 100_000])
+    def test_a_damaged_file_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "file.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"file\.json is not valid JSON"):
+            read_json(tmp_path / "file.json")
+
+    def test_only_an_object_will_do(self, tmp_path: Path) -> None:
+        (tmp_path / "file.json").write_text(json.dumps([1]))
+        with pytest.raises(ValueError, match="must hold a JSON object, got list"):
+            read_json(tmp_path / "file.json")
+
+    def test_a_missing_file_is_told_apart(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            read_json(tmp_path / "file.json")
+
+
+class TestTensors:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        save_tensors(tmp_path / "file", TENSORS)
+        loaded = load_tensors(tmp_path / "file")
+        assert loaded.keys() == TENSORS.keys()
+        for name, tensor in TENSORS.items():
+            assert loaded[name].dtype == tensor.dtype
+            torch.testing.assert_close(loaded[name], tensor.detach(), rtol=0, atol=0)
+
+    def test_equal_tensors_give_equal_bytes(self, tmp_path: Path) -> None:
+        for name in ("one", "two"):
+            save_tensors(tmp_path / name, {key: tensor.detach().clone() for key, tensor in TENSORS.items()})
+        assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+    @pytest.mark.parametrize("share", [0.0, 0.1, 0.9, 0.999])
+    def test_a_truncated_file_is_refused(self, tmp_path: Path, share: float) -> None:
+        save_tensors(tmp_path / "file", TENSORS)
+        content = (tmp_path / "file").read_bytes()
+        (tmp_path / "file").write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match="file is truncated or not a safetensors file"):
+            load_tensors(tmp_path / "file")
+
+    def test_a_missing_file_is_told_apart(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="nothing does not exist"):
+            load_tensors(tmp_path / "nothing")

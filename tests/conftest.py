@@ -57,6 +57,12 @@ def run_tiny(script: ModuleType, folder: Path, *options: str) -> Result:
     return CliRunner().invoke(script.main, arguments)
 
 
+def run_on(patch: pytest.MonkeyPatch, clock: Any) -> None:
+    """Let long work read its time from `clock`."""
+    for module in ("checkpointer", "stopping"):
+        patch.setattr(f"itgan_data.running.{module}.time", clock)
+
+
 def write_cifar10(root: Path, train: LabeledImages, test: LabeledImages) -> None:
     """Write images as torchvision's CIFAR10 stores them; it reads them under the fixture `unchecked_cifar10`."""
     folder = root / CIFAR10.base_folder

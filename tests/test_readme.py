@@ -74,6 +74,6 @@ def test_all_kinds_of_code_are_found() -> None:
     assert SCRIPTS
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)|`(tests/\w+\.py)`", README))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)|`(tests/[\w/]+\.py)`", README))))
 def test_the_files_exist(path: tuple[str, str]) -> None:
     assert (ROOT / "".join(path)).is_file()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TinyGenerator
+from conftest import TinyGenerator, run_on
 from PIL import Image
 from torch import nn
 
@@ -27,7 +27,6 @@ from itgan_data.condense.objective import Batch, DistributionObjective, Matching
 from itgan_data.condense.pool import EmbeddingPool, PoolConfig, build_pool
 from itgan_data.images import LabeledImages, Normalization
 from itgan_data.latents.stored import LatentSet
-from itgan_data.running import checkpointer as keeping
 from itgan_data.storage.files import read_json
 
 NORMALIZATION = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -301,7 +300,7 @@ class TestResuming:
         monkeypatch: pytest.MonkeyPatch,
         minutes: int,
     ) -> None:
-        monkeypatch.setattr(keeping, "time", Clock())
+        run_on(monkeypatch, Clock())
         interruptions = 0
         while not (tmp_path / "latents.safetensors").exists():
             try:
@@ -699,7 +698,7 @@ class TestLeaves:
         self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         config = replace(CONFIG, log_steps=2, steps=5)
-        monkeypatch.setattr(keeping, "time", Clock())
+        run_on(monkeypatch, Clock())
         for _ in range(50):
             if not (tmp_path / "latents.safetensors").exists():
                 with contextlib.suppress(OutOfTimeError):

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import run_on
 from torch import nn
 
 from itgan_data import draws
 from itgan_data.condense.inversion import InversionConfig, invert, starting_latents
 from itgan_data.images import LabeledImages, Normalization, signed_to_uint8, uint8_to_unit, unit_to_signed
 from itgan_data.pretraining.encoder import Encoder, train_encoder
-from itgan_data.running import checkpointer as keeping
 from itgan_data.running.checkpointer import Checkpointer
 from itgan_data.running.stopping import OutOfTimeError, TimeLimit
 
@@ -101,7 +101,7 @@ class TestEncoder:
         whole = trained_encoder(tiny_generator, config, seed=0, device=CPU)
         looks = itertools.count()
         clock = SimpleNamespace(monotonic=lambda: 60.0 * next(looks))  # whoever looks at it takes a minute
-        monkeypatch.setattr(keeping, "time", clock)
+        run_on(monkeypatch, clock)
         stops = 0
         while True:
             time_limit = TimeLimit(minutes, checkpoint_minutes=1000, workdir=tmp_path)

@@ -39,9 +39,9 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from torch import distributed
-from itgan_data.features import FeatureNetwork
-from itgan_data.files import save_tensors
-from itgan_data.generators.training import GeneratorTrainer
+from itgan_data.evaluation.features import FeatureNetwork
+from itgan_data.storage.files import save_tensors
+from itgan_data.pretraining.gan import GeneratorTrainer
 
 workdir = Path(sys.argv[1])
 images, config = pickle.loads((workdir / "job.pickle").read_bytes())

@@ -12,13 +12,13 @@ at the same time may share WORKDIR once it holds its start, if they are given di
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import torch
-from cells import Lab, Scale, cell_name, tune, tune_rate
+from cells import Lab, Record, Scale, cell_name, tune, tune_rate
 from setting import hold_out, one_line_errors, open_setting, verdict
 
 from itgan_data.condense.condenser import OutOfTimeError
@@ -28,7 +28,6 @@ from itgan_data.condense.network_source import FreshNetworks
 from itgan_data.condense.pool import PoolConfig
 from itgan_data.evaluation.results import Summary
 from itgan_data.recipes import fast_recipe, paper_recipe
-from itgan_data.storage.files import write_atomically
 
 # Digits, in seconds: shows that all works.
 TINY = Scale(
@@ -114,7 +113,7 @@ class Table:
     """Labels of two lines, first the one that should be better; lines that are not there are passed over."""
 
 
-def table_4(lab: Lab) -> Table:
+def table_4(lab: Record) -> Table:
     rates = (0.001, 0.01, 0.1, 1.0)
     numbers = {
         "distribution": ("55.8 1.2", "56.8 1.1", "52.3 0.9", "46.5 1.2"),
@@ -131,7 +130,7 @@ def table_4(lab: Lab) -> Table:
     return Table(title="Table 4: objective, learning rate", lines=lines, orders=orders)
 
 
-def table_5(lab: Lab) -> Table:
+def table_5(lab: Record) -> Table:
     plain, tuned = [], []
     numbers = {1: "71.8 0.8", 2: "71.6 0.5", 4: "71.1 1.0", 5: "70.6 0.8"}
     for parts in lab.scale.parts:
@@ -146,7 +145,7 @@ def table_5(lab: Lab) -> Table:
     return Table(title="Table 5: splits", lines=[*plain, *tuned], orders=orders)
 
 
-def table_6(lab: Lab) -> Table:
+def table_6(lab: Record) -> Table:
     weights = (0.0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
     numbers = {
         "fixed": "70.6 0.8,71.1 0.5,71.3 0.8,71.3 0.7,70.9 0.7,70.4 0.7,70.5 0.8,70.0 1.0,69.9 0.8",
@@ -161,11 +160,11 @@ def table_6(lab: Lab) -> Table:
                 lines.append(Line(label=f"{groups}, λ {weight:g}", config=config, paper=paper(number)))
     orders = [("fixed, λ 0", "re-drawn, λ 0")]
     orders += [(f"{groups}, λ 0.01", f"{groups}, λ {weight}") for groups in numbers for weight in (0, 1)]
-    title = f"Table 6: λ, in 5 groups that are fixed or drawn anew, learning rate {base.lr_latents:g}"
+    title = f"Table 6: λ, in 5 groups that are fixed or re-drawn, learning rate {base.lr_latents:g}"
     return Table(title=title, lines=lines, orders=orders)
 
 
-def table_7(lab: Lab) -> Table:
+def table_7(lab: Record) -> Table:
     bands = {
         "10-20": "55.8 1.4",
         "20-30": "56.3 0.6",
@@ -179,8 +178,9 @@ def table_7(lab: Lab) -> Table:
     lines = [Line(label="random", config=base, paper=paper("55.8 1.2"))]
     for name, number in bands.items():
         low, high = (int(percent) / 100 for percent in name.split("-"))
-        if any(low <= accuracy <= high for accuracy in lab.pool.accuracies):
-            lines.append(Line(label=name, config=replace(base, networks=None, band=(low, high)), paper=paper(number)))
+        config = replace(base, networks=None, band=(low, high))
+        if lab.has_networks(config):
+            lines.append(Line(label=name, config=config, paper=paper(number)))
         else:
             click.echo(f"no network of the pool is {name}% accurate: the line is left out")
     lines.append(Line(label="all", config=replace(base, networks=None), paper=paper("57.3 1.2")))
@@ -190,10 +190,10 @@ def table_7(lab: Lab) -> Table:
     return Table(title=title, lines=lines, orders=orders)
 
 
-TABLES: dict[str, Callable[[Lab], Table]] = {"4": table_4, "5": table_5, "6": table_6, "7": table_7}
+TABLES: dict[str, Callable[[Record], Table]] = {"4": table_4, "5": table_5, "6": table_6, "7": table_7}
 
 
-def split(lab: Lab, parts: int) -> CondenserConfig:
+def split(lab: Record, parts: int) -> CondenserConfig:
     """Learned in so many groups."""
     count = lab.scale.many
     return lab.cell(count, group_size=None if parts == 1 else count // parts)
@@ -205,8 +205,13 @@ def paper(number: str) -> Summary:
     return Summary(mean=mean, std=std, num_seeds=PAPER_RUNS)
 
 
-def report(table: Table, lab: Lab) -> str:
-    """A Markdown section: the numbers, and which orders hold."""
+def report(record: Record, tables: Sequence[Table] | None = None) -> str:
+    """Markdown: some tables, by default all, with the paper's numbers and which of its orders hold."""
+    return "\n".join(section(table, record) for table in tables or [make(record) for make in TABLES.values()])
+
+
+def section(table: Table, lab: Record) -> str:
+    """One of the tables: the numbers, and which orders hold."""
     ours = {line.label: lab.tested(line.config) for line in table.lines}
     papers = {line.label: line.paper for line in table.lines}
     lines = [f"### {table.title}", "", "| | ours (%) | paper (%) |", "|---|---:|---:|"]
@@ -261,10 +266,8 @@ def main(
         judges, setting = setting.train.select(held_out), replace(setting, train=setting.train.select(rest))
         lab = Lab(setting, judges, scale, workdir=workdir, out=out, max_minutes=max_minutes)
         sections, stopped = measure(lab, tables.split(","), cells)
-    text = "\n".join(report(table, lab) for table in sections)
-    with write_atomically(out.with_suffix(".md")) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    click.echo(text, nl=False)
+    if sections:
+        click.echo(report(lab, sections), nl=False)
     if stopped is not None:
         raise click.ClickException(str(stopped))
 

@@ -29,7 +29,15 @@ import click
 import torch
 from coresets import choose_coresets, coreset_recipe
 from PIL import Image
-from setting import Setting, balanced_order, generator_checksum, hold_out, one_line_errors, open_setting
+from setting import (
+    Setting,
+    balanced_order,
+    generator_checksum,
+    hold_out,
+    one_line_errors,
+    open_setting,
+    stored_results,
+)
 
 from itgan_data.bundle.writing import LATENTS_FILE, Bundle, load_bundle
 from itgan_data.data.dataset import SyntheticDataset
@@ -40,7 +48,7 @@ from itgan_data.latents.fresh import RandomLatents
 from itgan_data.latents.stored import LatentSet
 from itgan_data.networks import NETWORKS
 from itgan_data.recipes import ImageSource, fast_recipe, paper_recipe
-from itgan_data.storage.files import sha256_of, write_atomically
+from itgan_data.storage.files import sha256_of
 
 CORESETS = ("real-herding", "real-forgetting")
 ROWS = ("real-count", "real-bytes", "real-coded", *CORESETS)
@@ -296,10 +304,12 @@ def main(
                 click.echo(f"no --{name}: the row {name!r} is left out")
                 continue
             run_row(make_row(setting, name, inputs), setting, results)
-    table = results.table(ROWS)
-    with write_atomically(out.with_suffix(".md")) as temporary:
-        temporary.write_text(table, encoding="utf-8")
-    click.echo(table, nl=False)
+    click.echo(report(out), nl=False)
+
+
+def report(out: Path) -> str:
+    """Markdown: the rows of a file of results."""
+    return stored_results(out).table(ROWS)
 
 
 def make_row(setting: Setting, name: str, inputs: Inputs) -> Row:

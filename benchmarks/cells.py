@@ -8,16 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from setting import Setting, generator_checksum
+from setting import Setting, generator_checksum, summary_of
 
 from itgan_data.condense.condenser import Condenser, OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
 from itgan_data.condense.pool import EmbeddingPool, build_pool
-from itgan_data.evaluation.results import Results, RowKey, SeedResult, Summary, environment, summarize
+from itgan_data.evaluation.results import Results, RowKey, Summary, environment
 from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.images import LabeledImages
 from itgan_data.latents.stored import LatentSet
 from itgan_data.recipes import Recipe
+from itgan_data.storage.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,49 @@ def link(place: Path, stage: Path) -> None:
         place.symlink_to(stage.resolve(), target_is_directory=True)
 
 
-class Lab:
+class Record:
+    """What a `Lab` has measured, read from its two files.
+
+    Args:
+        scale: how much work a cell was.
+        out: JSON of the results on test images; those on held-out images lie next to it.
+    """
+
+    def __init__(self, scale: Scale, out: Path) -> None:
+        self.scale = scale
+        self.base = scale.base
+        self.out = out
+        self.trials_file = out.with_suffix(".tuning.json")
+
+    def cell(self, count: int, **changes: Any) -> CondenserConfig:
+        """A configuration of `count` latents per class."""
+        return replace(self.base, images_per_class=count, **changes)
+
+    def has_networks(self, config: CondenserConfig) -> bool:
+        """Whether the pool has a network that is as accurate as the cell's band asks."""
+        return self._stored(config, self.out) is not None
+
+    def judge(self, config: CondenserConfig) -> float:
+        """Accuracy on held-out training images."""
+        stored = self._stored(config, self.trials_file)
+        if stored is None:
+            raise ValueError(
+                f"{self.trials_file} has no cell {cell_name(config)}; run ablations.py again to measure it"
+            )
+        return stored.mean
+
+    def tested(self, config: CondenserConfig) -> Summary | None:
+        """Accuracy on the test images, if it was measured by all networks."""
+        stored = self._stored(config, self.out)
+        return stored if stored is not None and stored.num_seeds >= self.scale.seeds else None
+
+    def _stored(self, config: CondenserConfig, file: Path) -> Summary | None:
+        rows = read_json(file)["rows"] if file.is_file() else {}
+        name = cell_name(config)
+        return summary_of(rows[name]) if name in rows else None
+
+
+class Lab(Record):
     """Condenses cells and judges them, each once.
 
     Args:
@@ -89,9 +132,9 @@ class Lab:
         out: Path,
         max_minutes: float | None = None,
     ) -> None:
+        super().__init__(scale, out)
         self.setting = setting
         self.judges = judges
-        self.scale = scale
         self.workdir = workdir
         self.deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.base = replace(scale.base, normalization=setting.bundle.normalization)
@@ -106,11 +149,7 @@ class Lab:
         self.started: set[int | None] = set()
         machine = environment(setting.device)
         self.results = Results(out, settings=settings, environment=machine)
-        self.trials = Results(out.with_suffix(".tuning.json"), settings=settings, environment=machine)
-
-    def cell(self, count: int, **changes: Any) -> CondenserConfig:
-        """A configuration of `count` latents a class."""
-        return replace(self.base, images_per_class=count, **changes)
+        self.trials = Results(self.trials_file, settings=settings, environment=machine)
 
     @cached_property
     def pool(self) -> EmbeddingPool:
@@ -121,20 +160,17 @@ class Lab:
             real_images, base.pool, normalization=base.normalization, seed=base.seed, workdir=self.pool_folder
         )
 
+    def has_networks(self, config: CondenserConfig) -> bool:
+        low, high = config.band or (0, 1)
+        return any(low <= accuracy <= high for accuracy in self.pool.accuracies)
+
     def judge(self, config: CondenserConfig) -> float:
-        """Accuracy on held-out training images."""
-        seeds = range(self.scale.judging_seeds)
-        self._measure(config, self.trials, self.judges, seeds)
-        return summarize(self._found(config, self.trials, seeds)).mean
+        self._measure(config, self.trials, self.judges, range(self.scale.judging_seeds))
+        return super().judge(config)
 
     def test(self, config: CondenserConfig) -> None:
         """Measure a cell on the test images."""
         self._measure(config, self.results, self.setting.test, self.setting.seeds)
-
-    def tested(self, config: CondenserConfig) -> Summary | None:
-        """What `test` has found, if it came to its end."""
-        found = self._found(config, self.results, self.setting.seeds)
-        return summarize(found) if len(found) == len(self.setting.seeds) else None
 
     def _measure(self, config: CondenserConfig, results: Results, images: LabeledImages, seeds: Sequence[int]) -> None:
         name, key = cell_name(config), self._key(config)
@@ -145,10 +181,6 @@ class Lab:
         for seed in missing:
             self._minutes_left()
             results.add(name, key, self.setting.run(source, images, seed, name))
-
-    def _found(self, config: CondenserConfig, results: Results, seeds: Sequence[int]) -> list[SeedResult]:
-        stored = (results.get(cell_name(config), self._key(config), seed) for seed in seeds)
-        return [result for result in stored if result is not None]
 
     def _key(self, config: CondenserConfig) -> RowKey:
         bundle = self.setting.bundle
@@ -186,12 +218,12 @@ class Lab:
         return left
 
 
-def tune_rate(lab: Lab, config: CondenserConfig) -> CondenserConfig:
+def tune_rate(lab: Record, config: CondenserConfig) -> CondenserConfig:
     """The learning rate that fits a group size, without regulariser."""
     return max((replace(config, lr_latents=rate) for rate in lab.scale.rates), key=lab.judge)
 
 
-def tune(lab: Lab, config: CondenserConfig) -> CondenserConfig:
+def tune(lab: Record, config: CondenserConfig) -> CondenserConfig:
     """The learning rate that fits a group size, and then lambda."""
     best = tune_rate(lab, config)
     return max([best, *(replace(best, regularizer_weight=weight) for weight in lab.scale.weights)], key=lab.judge)

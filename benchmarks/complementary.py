@@ -48,7 +48,7 @@ from itgan_data.pretraining import presets
 from itgan_data.pretraining.config import GeneratorTrainerConfig
 from itgan_data.pretraining.gan import GeneratorTrainer
 from itgan_data.recipes import ImageSource, Recipe, fast_recipe
-from itgan_data.storage.files import fingerprint, load_tensors, read_json, save_tensors, write_atomically, write_json
+from itgan_data.storage.files import fingerprint, load_tensors, read_json, save_tensors, write_json
 
 INDEPENDENT = "independent"
 PAPER = {  # accuracy in percent, Table 3; None where it has no number
@@ -143,23 +143,22 @@ class Bench:
             "data": self.train.fingerprint[:12],
         }
         self.results = Results(out, settings=settings, environment=environment(device))
-        self.classifier, self.real_accuracy = self._trained_on_real(workdir / "filter.safetensors")
+        self.classifier = self._trained_on_real(workdir / "filter.safetensors")
         self.checksum = fingerprint(self.classifier.state_dict())[:12]
         self.folder = workdir / self.checksum  # the weights of images, and so the generators, depend on it
         self._made: dict[Path, FrozenBigGAN] = {}
 
-    def _trained_on_real(self, file: Path) -> tuple[Classifier, float]:
-        """The classifier that filters and gives the features, as its file holds it, and its accuracy: itself a row."""
+    def _trained_on_real(self, file: Path) -> Classifier:
+        """The classifier that filters and gives the features, as its file holds it; its accuracy is a row too."""
         key = RowKey(num_images=len(self.train), num_bytes=self.train.images.nbytes, content=REAL)
-        result = self.results.get(REAL, key, FILTER_SEED)
-        if result is None or not file.is_file():
+        if self.results.get(REAL, key, FILTER_SEED) is None or not file.is_file():
             network = fresh_network(make_rng(FILTER_SEED))
             result = self._judged(self.train, lambda _: network, FILTER_SEED, REAL)
             save_tensors(file, network.state_dict())
             self.results.add(REAL, key, result)
         loaded = fresh_network(make_rng(FILTER_SEED)).eval()
         loaded.load_state_dict(load_tensors(file))
-        return loaded.to(self.device), result.accuracy
+        return loaded.to(self.device)
 
     def _judged(self, source: ImageSource, network: NetworkFactory, seed: int, title: str) -> SeedResult:
         return train_and_test(
@@ -288,8 +287,17 @@ def accepted_shares(rates: Sequence[Sequence[float | None]]) -> str:
     return ", ".join(f"{100 * statistics.fmean(each):.1f}" if each else "-" for each in known)
 
 
-def report(rows: Mapping[str, Sequence[Sequence[SeedResult]]], rates: Mapping[str, Any], real_accuracy: float) -> str:
-    """Markdown: the rows beside the paper's, and which of its orders hold.
+def report(out: Path) -> str:
+    """Markdown: a file of results with the paper's numbers."""
+    stored, rates = read_json(out)["rows"], read_json(out.with_suffix(".rates.json"))
+    rows: dict[str, list[list[SeedResult]]] = {name: [] for name in PAPER}
+    for number, (name, sets) in itertools.product(range(PLAN.sets), rows.items()):
+        sets.append([SeedResult(**result) for result in stored[row_title(name, number)]["results"]])
+    return compare(rows, rates, stored[REAL]["summary"]["mean"])
+
+
+def compare(rows: Mapping[str, Sequence[Sequence[SeedResult]]], rates: Mapping[str, Any], real_accuracy: float) -> str:
+    """Markdown: the rows with the paper's, and which of its orders hold.
 
     Args:
         rows: results by row and set.
@@ -297,8 +305,8 @@ def report(rows: Mapping[str, Sequence[Sequence[SeedResult]]], rates: Mapping[st
         real_accuracy: that of the network that filters.
     """
     lines = [
-        f"Table 3, on digits at {SIDE} px whatever --data says: {PLAN.sets} sets of generators, {PLAN.networks} "
-        "networks a row of each. Filter and features: a ConvNet trained on all real images, of "
+        f"Digits at {SIDE} px, {PLAN.sets} sets of generators, {PLAN.networks} networks per row and set. The network "
+        "that filters and gives the features was trained on all real images; its test accuracy is "
         f"{100 * real_accuracy:.2f}%.",
         "",
         "| generators | filter accepts of each (%) | Slim (%) | test accuracy (%) | networks |",
@@ -320,14 +328,8 @@ def report(rows: Mapping[str, Sequence[Sequence[SeedResult]]], rates: Mapping[st
     return "\n".join([*lines, "", f"Of {len(verdicts)} orders of the paper: {found}."]) + "\n"
 
 
-def table_3(workdir: Path, out: Path, device: str) -> str:
-    """Measure what is missing of the table, and write it beside `out`; also returns it."""
+def measure_all(workdir: Path, out: Path, device: str) -> None:
+    """Measure what is missing of the table."""
     bench = Bench(workdir, out, device)
-    rows: dict[str, list[list[SeedResult]]] = {name: [] for name in PAPER}
-    for number in range(PLAN.sets):
-        for name, sets in rows.items():
-            sets.append(bench.measure(number, name))
-    text = report(rows, bench.rates(), bench.real_accuracy)
-    with write_atomically(out.with_suffix(".md")) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return text
+    for number, name in itertools.product(range(PLAN.sets), PAPER):
+        bench.measure(number, name)

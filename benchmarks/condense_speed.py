@@ -41,7 +41,7 @@ from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.generators.frozen import fold
 from itgan_data.images import LabeledImages, signed_to_unit, uint8_to_unit
 from itgan_data.networks import create_network
-from itgan_data.storage.files import write_json
+from itgan_data.storage.files import read_json, write_json
 
 CHANNELS = (64,) * 4  # the packaged bundle's size
 PARTS = ("generator", "augmentation", "embedding", "optimizer", "draws and losses")
@@ -412,23 +412,39 @@ def main(data: str | None, pool: Path, steps: int, rounds: int, threads: int | N
         rows = speed[str(work)] = measure_speed(work, rounds, place)
         for name, variant in VARIANTS.items():
             rows[name]["peak_mb"], _ = in_fresh_process(variant, work, place)
-        click.echo(f"{work}:\n")
-        click.echo(table(COLUMNS, {name: {**row, **row["shares"]} for name, row in rows.items()}))
     growing = {}
     for work in GROWING:
         peak, seconds = in_fresh_process(Variant(), work, place)
         growing[str(work)] = {"seconds": seconds, "peak_mb": peak}
-    click.echo(f"In chunks of {GROWING[0].chunk_size}, float32:\n")
-    click.echo(table(GROWING_COLUMNS, growing))
     settings = {"rounds": rounds, "channels": CHANNELS, "clock": clock_for(place).__name__}
     write_json(out, {"settings": settings, "environment": environment(place), "speed": speed, "growing": growing})
+    click.echo(report(out), nl=False)
     if data is not None:
         precision = judge_precision(data, pool, steps, place)
-        cosine = precision["gradient_cosine"]
-        click.echo(f"After {steps} steps on real images; the gradient's cosine with that of float32 is")
-        click.echo(f"{cosine['start']:.3f} at the start and {cosine['end']:.3f} at the end:\n")
-        click.echo(table(PRECISION_COLUMNS, precision["learned"]))
-        write_json(out.with_suffix(".precision.json"), {"environment": environment(place), **precision})
+        kept = out.with_suffix(".precision.json")
+        write_json(kept, {"environment": environment(place), **precision})
+        click.echo(f"\n{precision_report(kept)}", nl=False)
+
+
+def report(out: Path) -> str:
+    """Markdown: a step of each size, and steps of more and more latents."""
+    content = read_json(out)
+    parts = []
+    for work, rows in content["speed"].items():
+        parts += [f"{work}:\n", table(COLUMNS, {name: {**row, **row["shares"]} for name, row in rows.items()})]
+    parts += [f"In chunks of {GROWING[0].chunk_size}, float32:\n", table(GROWING_COLUMNS, content["growing"])]
+    return "\n".join(parts)
+
+
+def precision_report(out: Path) -> str:
+    """Markdown: what was learned in each precision."""
+    content = read_json(out)
+    cosine = content["gradient_cosine"]
+    return (
+        f"After {content['steps']} steps on real images; the cosine of bfloat16's gradient with float32's is "
+        f"{cosine['start']:.3f} at the start and {cosine['end']:.3f} at the end.\n\n"
+        + table(PRECISION_COLUMNS, content["learned"])
+    )
 
 
 if __name__ == "__main__":

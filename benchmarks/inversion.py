@@ -22,7 +22,7 @@ from itgan_data.evaluation.results import environment
 from itgan_data.generators.frozen import FrozenBigGAN
 from itgan_data.images import LabeledImages
 from itgan_data.pretraining.encoder import Encoder, train_encoder
-from itgan_data.storage.files import write_json
+from itgan_data.storage.files import read_json, write_json
 
 CPU = torch.device("cpu")
 POOL = PoolConfig(num_networks=1, steps=1200, precision="bfloat16", compile=True)  # the first network of the release
@@ -102,13 +102,6 @@ def main(
     bought = round(steps * (1 + share / curves["normal draws"][-1][1]))
     curves["normal draws, equal time"] = inverter.run(replace(config, steps=bought), None)
 
-    rows = [f"| start | {' | '.join(f'step {step}' for step in POINTS)} | last | steps | seconds |"]
-    rows.append("|---|" + "---:|" * (len(POINTS) + 3))
-    for name, curve in curves.items():
-        losses = " | ".join(f"{curve[step][2]:.3f}" if step < len(curve) else "" for step in POINTS)
-        seconds = curve[-1][1] + (share if name == "encoder" else 0)
-        rows.append(f"| {name} | {losses} | {curve[-1][2]:.3f} | {len(curve) - 1} | {seconds:.0f} |")
-    click.echo("\n".join(rows))
     settings = {"images": images, "set_size": set_size, "seed": seed, "inversion": asdict(config)}
     write_json(
         out,
@@ -120,6 +113,19 @@ def main(
             "curves": curves,
         },
     )
+    click.echo(report(out), nl=False)
+
+
+def report(out: Path) -> str:
+    """Markdown: the loss of each start after some steps; the encoder's time includes its share of the training."""
+    content = read_json(out)
+    rows = [f"| start | {' | '.join(f'step {step}' for step in POINTS)} | last | steps | seconds |"]
+    rows.append("|---|" + "---:|" * (len(POINTS) + 3))
+    for name, curve in content["curves"].items():
+        losses = " | ".join(f"{curve[step][2]:.3f}" if step < len(curve) else "" for step in POINTS)
+        seconds = curve[-1][1] + (content["encoder_seconds_share"] if name == "encoder" else 0)
+        rows.append(f"| {name} | {losses} | {curve[-1][2]:.3f} | {len(curve) - 1} | {seconds:.0f} |")
+    return "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":

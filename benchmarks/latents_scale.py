@@ -24,7 +24,7 @@ from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.draws import permutation
 from itgan_data.evaluation.results import environment
 from itgan_data.latents.stored import LatentSet
-from itgan_data.storage.files import write_json
+from itgan_data.storage.files import read_json, write_json
 
 Value = TypeVar("Value")
 NUM_CLASSES = 1000
@@ -101,10 +101,6 @@ def main(count: int, latent_dim: int, seed: int, out: Path) -> None:
     rng = torch.Generator().manual_seed(seed)
     latents = LatentSet(torch.randn(count, latent_dim, generator=rng), torch.arange(count) % NUM_CLASSES)
     results = {}
-    click.echo(
-        "| stored as | MB | files | open | data set | batch | resident | read to open | by the batch | warm batch |"
-    )
-    click.echo("|---|" + "---:|" * 9)
     for dtype in DTYPES:
         stored_as = str(dtype).removeprefix("torch.")
         with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
@@ -112,16 +108,28 @@ def main(count: int, latent_dim: int, seed: int, out: Path) -> None:
             sizes = [file.stat().st_size / 1e6 for file in Path(folder).glob("*.safetensors")]
             steps = fresh.submit(measure, Path(folder, "latents.safetensors"), seed).result()
         results[stored_as] = {"files": len(sizes), "mb": sum(sizes), "steps": steps}
+    settings = {"count": count, "latent_dim": latent_dim, "batch_size": BATCH_SIZE, "seed": seed}
+    write_json(out, {"settings": settings, "environment": environment(), "results": results})
+    click.echo(report(out), nl=False)
+
+
+def report(out: Path) -> str:
+    """Markdown: one row for each stored dtype."""
+    lines = [
+        "| stored as | MB | files | open | data set | batch | resident | read to open | by the batch | warm batch |"
+    ]
+    lines.append("|---|" + "---:|" * 9)
+    for stored_as, result in read_json(out)["results"].items():
+        steps = result["steps"]
         resident = max(values["resident_mb"] for name, values in steps.items() if name != "baseline")
         warm = steps["the same again"]["seconds"] / MORE_BATCHES
-        click.echo(
-            f"| {stored_as} | {sum(sizes):.0f} | {len(sizes)} | {steps['open']['seconds']:.2f} s "
+        lines.append(
+            f"| {stored_as} | {result['mb']:.0f} | {result['files']} | {steps['open']['seconds']:.2f} s "
             f"| {steps['data set']['seconds']:.2f} s | {steps['batch']['seconds'] * 1e3:.0f} ms "
             f"| {resident:.0f} MB | {steps['open']['disk_mb']:.0f} MB | {steps['batch']['disk_mb']:.1f} MB "
             f"| {warm * 1e3:.1f} ms |"
         )
-    settings = {"count": count, "latent_dim": latent_dim, "batch_size": BATCH_SIZE, "seed": seed}
-    write_json(out, {"settings": settings, "environment": environment(), "results": results})
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

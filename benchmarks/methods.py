@@ -27,7 +27,7 @@ import click
 import torch
 from cells import link
 from coresets import choose_coresets
-from setting import Setting, generator_checksum, one_line_errors, open_setting
+from setting import Setting, generator_checksum, one_line_errors, open_setting, summary_of
 
 from itgan_data.condense import methods
 from itgan_data.condense.condenser import Condenser
@@ -36,13 +36,13 @@ from itgan_data.condense.network_source import FreshNetworks
 from itgan_data.condense.pool import PoolConfig
 from itgan_data.condense.selection import select_random
 from itgan_data.data.dataset import SyntheticDataset
-from itgan_data.evaluation.results import Results, RowKey, SeedResult, environment, summarize
+from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.generators.pixels import Pixels
 from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.latents.fresh import RandomLatents
 from itgan_data.latents.stored import LatentSet
 from itgan_data.recipes import ImageSource, Recipe, fast_recipe, paper_recipe
-from itgan_data.storage.files import read_json, write_atomically
+from itgan_data.storage.files import read_json
 
 METHODS: dict[str, Callable[..., CondenserConfig]] = {
     "inversion-optimization": partial(methods.gan_inversion, by="optimization"),
@@ -204,13 +204,14 @@ def run_row(bench: Bench, name: str, results: Results) -> None:
         results.add(name, key, setting.run(source, setting.test, seed, name))
 
 
-def report(rows: Mapping[str, Any], images_per_class: int) -> str:
-    """A Markdown table: the rows beside the published numbers."""
-    lines = [f"| {images_per_class} images a class | here (%) | published, 10 (%) |", "|---|---:|---:|"]
+def report(out: Path) -> str:
+    """Markdown: the rows of a file of results, with the published numbers."""
+    content = read_json(out)
+    rows, images_per_class = content["rows"], content["settings"]["configurations"]["it-gan"]["images_per_class"]
+    lines = [f"| {images_per_class} images per class | here (%) | published, 10 (%) |", "|---|---:|---:|"]
     for name in ROWS:
         if name in rows:
-            summary = summarize([SeedResult(**result) for result in rows[name]["results"]])
-            lines.append(f"| {name} | {summary} | {PAPER.get(name, '')} |")
+            lines.append(f"| {name} | {summary_of(rows[name])} | {PAPER.get(name, '')} |")
     return "\n".join(lines) + "\n"
 
 
@@ -261,10 +262,7 @@ def main(
         results = Results(out, settings=settings, environment=environment(device))
         for name in names:
             run_row(bench, name, results)
-    table = report(read_json(out)["rows"], scale.images_per_class)
-    with write_atomically(out.with_suffix(".md")) as temporary:
-        temporary.write_text(table, encoding="utf-8")
-    click.echo(table, nl=False)
+    click.echo(report(out), nl=False)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from itgan_data.datasets import CIFAR10, load_images, open_dataset
 from itgan_data.evaluation.features import FeatureNetwork, inception
 from itgan_data.evaluation.metrics import nearest_neighbors
 from itgan_data.evaluation.plots import plot_features, plot_neighbors, plot_preview
-from itgan_data.evaluation.quality import Judge, equal_shares, measure_images, metrics_table
+from itgan_data.evaluation.quality import ImageMetrics, Judge, equal_shares, measure_images, metrics_table
 from itgan_data.evaluation.results import environment
 from itgan_data.images import LabeledImages
 from itgan_data.latents.fresh import RandomLatents
 from itgan_data.latents.stored import LatentSource
-from itgan_data.storage.files import write_json
+from itgan_data.storage.files import read_json, write_json
 
 POOL = PoolConfig(num_networks=1, steps=1200, precision="bfloat16", compile=True)  # the first network of the release
 MAP_IMAGES = 100  # a class, in the t-SNE map
@@ -83,10 +83,10 @@ def main(
         name: measure_images(images, nearest[name][0], real_features, features=features, judge=judge)
         for name, images in sets.items()
     }
-    click.echo(metrics_table(rows))
     settings = {"per_class": per_class, "seed": seed, "pool": asdict(POOL), "dataset": loaded.config["dataset"]}
     measured = {name: asdict(row) for name, row in rows.items()}
     write_json(out, {"settings": settings, "environment": environment(), "rows": measured})
+    click.echo(report(out), nl=False)
     if pictures is not None:
         for name, images in sets.items():
             distances, indices = nearest[name]
@@ -94,6 +94,11 @@ def main(
             plot_preview(f"{stem}.png", images.images, images.labels, images.class_names, title=name)
             plot_neighbors(f"{stem}-neighbors.png", images.images, all_real.images[indices], distances)
             draw_map(f"{stem}-features.png", real, images, features)
+
+
+def report(out: Path) -> str:
+    """Markdown: the rows of a file of results."""
+    return metrics_table({name: ImageMetrics(**row) for name, row in read_json(out)["rows"].items()}) + "\n"
 
 
 def draw_map(path: str, real: LabeledImages, images: LabeledImages, features: FeatureNetwork) -> None:

@@ -28,15 +28,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import complementary
 import torch
-from complementary import table_3
-from setting import Setting, generator_checksum, one_line_errors, open_setting, train_and_test, verdict
+from setting import Setting, generator_checksum, one_line_errors, open_setting, summary_of, train_and_test, verdict
 from torch import nn
 
 from itgan_data.augmentation import CropFlip
 from itgan_data.data.ensemble import SyntheticEnsemble
 from itgan_data.draws import make_seed
-from itgan_data.evaluation.results import Results, RowKey, SeedResult, environment, summarize
+from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.generators.store import WEIGHTS_FILE, load_generator
 from itgan_data.latents.filtered import FilteredLatents
 from itgan_data.latents.fresh import JitteredLatents, MixedLatents, RandomLatents
@@ -49,7 +49,6 @@ from itgan_data.storage.files import (
     read_json,
     save_tensors,
     sha256_of,
-    write_atomically,
     write_json,
 )
 
@@ -248,9 +247,11 @@ def passed(filtered: FilteredLatents) -> dict[str, Any]:
     }
 
 
-def report(rows: dict[str, Any], rates: dict[str, Any]) -> str:
-    """Two Markdown tables: the rows beside the paper's, and what each choice changes, there and here."""
-    here = {name: summarize([SeedResult(**each) for each in rows[name]["results"]]) for name in ROWS if name in rows}
+def report(out: Path) -> str:
+    """Two Markdown tables: the rows of a file of results with the paper's, and what each choice changes in both."""
+    rows, file = read_json(out)["rows"], out.with_suffix(".rates.json")
+    rates = read_json(file) if file.is_file() else {}
+    here = {name: summary_of(rows[name]) for name in ROWS if name in rows}
     lines = [
         "| training set | filter accepts (%) | Slim (%) | test accuracy (%) | seeds |",
         "|---|---:|---:|---:|---:|",
@@ -289,8 +290,8 @@ def table_1(
     others: tuple[Path, ...],
     device: str,
     out: Path,
-) -> str:
-    """Measure what is missing of some rows, and write all there are beside `out`; also returns them."""
+) -> None:
+    """Measure what is missing of some rows."""
     common = {
         "network": scale.network,
         "recipe": scale.recipe.to_json(),
@@ -313,10 +314,6 @@ def table_1(
     for seed in setting.seeds:  # a run that is stopped leaves a whole table of fewer networks
         for name in names:
             run_row(setting, name, inputs, seed, results, rates)
-    table = report(read_json(out)["rows"], read_json(rates) if rates.is_file() else {})
-    with write_atomically(out.with_suffix(".md")) as temporary:
-        temporary.write_text(table, encoding="utf-8")
-    return table
 
 
 PATH = click.Path(path_type=Path)
@@ -363,10 +360,12 @@ def main(
     scale = replace(scale, recipe=recipe)
     with one_line_errors():
         if "1" in wanted:
-            table = table_1(names, scale, data=data, bundle=bundle, others=others, device=device, out=out)
-            click.echo(table, nl=False)
+            table_1(names, scale, data=data, bundle=bundle, others=others, device=device, out=out)
+            click.echo(report(out), nl=False)
         if "3" in wanted:
-            click.echo(table_3(workdir, out.with_suffix(".table-3.json"), device), nl=False)
+            out = out.with_suffix(".table-3.json")
+            complementary.measure_all(workdir, out, device)
+            click.echo(complementary.report(out), nl=False)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What the accuracy benchmarks share: a bundle, real images, one recipe, and how a training set is judged by it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -15,11 +16,12 @@ from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.datasets import load_images, open_dataset
 from itgan_data.draws import make_rng
 from itgan_data.evaluation.protocol import NetworkFactory, evaluate
-from itgan_data.evaluation.results import SeedResult, Summary
+from itgan_data.evaluation.results import Results, SeedResult, Summary, summarize
 from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.images import LabeledImages, Normalization
 from itgan_data.latents.stored import LatentSource
 from itgan_data.recipes import ImageSource, Recipe
+from itgan_data.storage.files import read_json
 
 MAX_HELD_OUT = 5000
 
@@ -92,6 +94,17 @@ def train_and_test(
             progress=progress,
         )
     return result
+
+
+def stored_results(path: Path) -> Results:
+    """A file of results, to be read only: whatever its settings are."""
+    content = read_json(path)
+    return Results(path, settings=content["settings"], environment=content["environment"])
+
+
+def summary_of(row: Mapping[str, Any]) -> Summary:
+    """Accuracy over the seeds of a row of a file of results."""
+    return summarize([SeedResult(**result) for result in row["results"]])
 
 
 def verdict(better: Summary | None, worse: Summary | None) -> str:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import click
 import torch
-from setting import Setting, generator_checksum, one_line_errors, open_setting
+from setting import Setting, generator_checksum, one_line_errors, open_setting, stored_results
 
 from itgan_data.bundle.writing import LATENTS_FILE
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.latents.stored import LatentSet
 from itgan_data.recipes import fast_recipe
-from itgan_data.storage.files import sha256_of, write_atomically
+from itgan_data.storage.files import sha256_of
 
 ROWS = tuple(
     (stored, computed)
@@ -41,6 +41,11 @@ def source_of(setting: Setting, latents: LatentSet, computed: str) -> SyntheticD
     """The images, unquantised, so that nothing but the row's own rounding comes between."""
     dtype = getattr(torch, computed)
     return SyntheticDataset(setting.bundle.generator, latents, device=setting.device, dtype=dtype, cache="float")
+
+
+def report(out: Path) -> str:
+    """Markdown: the rows of a file of results."""
+    return stored_results(out).table()
 
 
 @click.command(help=__doc__.partition("\n")[0])
@@ -75,20 +80,16 @@ def main(
         exact = LatentSet.load(latents)
         common = {"network": "convnet", "recipe": recipe.to_json(), "data": data.partition(":")[0]}
         results = Results(out, settings=common, environment=environment(device))
-        names = []
         for stored, computed in ROWS:
-            names.append(f"latents {stored}, generator {computed}")
+            name = f"latents {stored}, generator {computed}"
             kept, num_bytes = stored_latents(exact, stored)
             content = f"latents {sha256_of(latents)[:12]}, {generator_checksum(setting.bundle)}"
             key = RowKey(num_images=len(kept), num_bytes=num_bytes, content=content)
             for seed in setting.seeds:
-                if results.get(names[-1], key, seed) is None:
+                if results.get(name, key, seed) is None:
                     source = source_of(setting, kept, computed)
-                    results.add(names[-1], key, setting.run(source, setting.test, seed, names[-1]))
-    table = results.table(names)
-    with write_atomically(out.with_suffix(".md")) as temporary:
-        temporary.write_text(table, encoding="utf-8")
-    click.echo(table, nl=False)
+                    results.add(name, key, setting.run(source, setting.test, seed, name))
+    click.echo(report(out), nl=False)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -35,7 +35,7 @@ from itgan_data.bundle.writing import Bundle, load_bundle, save_bundle
 from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.latents.stored import LatentSet
-from itgan_data.storage.files import sha256_of, write_json
+from itgan_data.storage.files import read_json, sha256_of, write_json
 
 PACKAGE = str(Path(itgan_data.__file__).parent)
 CONFIG = {
@@ -405,12 +405,21 @@ def run_all(bases: list[Path], folder: Path, count: int) -> list[Result]:
     return results
 
 
-def table(results: list[Result]) -> str:
+def report(out: Path) -> str:
+    """Markdown: what came of each mutation, whether or not the checksums were computed again after it."""
+    content = read_json(out)
     lines = [f"| mutation | {' | '.join(OUTCOMES)} |", "|---|" + "---:|" * len(OUTCOMES)]
-    for name in [*dict.fromkeys(mutation.__name__ for mutation in MUTATIONS), "all"]:
-        counts = Counter(result.outcome for result in results if name in (result.mutation, "all"))
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |")
-    return "\n".join(lines)
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, counts in content["counts"].items():
+        for row in (name.partition(",")[0].replace("_", " "), "all"):
+            totals[row].update(counts)
+    for name in sorted(totals, key="all".__eq__):
+        lines.append(f"| {name} | {' | '.join(str(totals[name][outcome]) for outcome in OUTCOMES)} |")
+    summary = (
+        f"{totals['all'].total():,} bundles in {content['seconds']:.0f} s; a load took at most "
+        f"{content['slowest_seconds']:.2f} s and {content['extra_bytes'] / 1e6:.0f} MB more than a fresh process holds."
+    )
+    return "\n".join([*lines, "", summary]) + "\n"
 
 
 @click.command(help=__doc__)
@@ -426,10 +435,6 @@ def main(mutations: int, out: Path) -> None:
         seconds = time.perf_counter() - started
     slowest = max(result.seconds for result in results)
     extra_bytes = max(result.peak_bytes for result in results)
-    click.echo(table(results))
-    click.echo(
-        f"{seconds:.0f} s; slowest load {slowest:.2f} s; {extra_bytes / 1e6:.0f} MB at most beyond a fresh worker"
-    )
     failures = [vars(result) for result in results if result.outcome == "failed"]
     write_json(
         out,
@@ -449,6 +454,7 @@ def main(mutations: int, out: Path) -> None:
             "failures": failures,
         },
     )
+    click.echo(report(out), nl=False)
     for failure in failures[:10]:
         click.echo(failure, err=True)
     sys.exit(bool(failures))

@@ -33,7 +33,7 @@ from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.images import LabeledImages
 from itgan_data.running.checkpointer import Checkpointer, saved_step
-from itgan_data.storage.files import write_json
+from itgan_data.storage.files import read_json, write_json
 
 CHECKPOINT_STEPS = 10
 BASE = CondenserConfig(
@@ -205,10 +205,12 @@ def stress(config: CondenserConfig, kills: int, rng: random.Random, folder: Path
     return tally
 
 
-def table(tallies: dict[str, Tally]) -> str:
+def report(out: Path) -> str:
+    """Markdown: what came of the kills of each configuration."""
+    tallies = {name: Tally(**tally) for name, tally in read_json(out)["tallies"].items()}
     lines = [
         f"| configuration | kills | {' | '.join(STAGES)} | within a write | runs | steps of a run "
-        "| computed again a kill | at most | failures |",
+        "| computed again per kill | at most | failures |",
         "|---|" + "---:|" * (len(STAGES) + 7),
     ]
     for name, tally in tallies.items():
@@ -218,7 +220,7 @@ def table(tallies: dict[str, Tally]) -> str:
             f"| {name} | {tally.kills} | {stages} | {tally.within_a_write} | {tally.runs} | {tally.steps} "
             f"| {mean:.1f} | {max(tally.repeated, default=0)} | {len(tally.failures)} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 @click.command(help=__doc__)
@@ -241,7 +243,6 @@ def main(kills: int, seed: int, out: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             tallies[name] = stress(config, share, rng, Path(folder))
         click.echo(f"{name}: {tallies[name].kills} kills, {time.perf_counter() - started:.0f} s so far", err=True)
-    click.echo(table(tallies))
     settings = {"kills": kills, "seed": seed, "checkpoint_steps": CHECKPOINT_STEPS}
     write_json(
         out,
@@ -252,6 +253,7 @@ def main(kills: int, seed: int, out: Path) -> None:
             "tallies": {name: asdict(tally) for name, tally in tallies.items()},
         },
     )
+    click.echo(report(out), nl=False)
     failures = [f"{name}: {failure}" for name, tally in tallies.items() for failure in tally.failures]
     for failure in failures:
         click.echo(failure, err=True)

@@ -29,7 +29,7 @@ from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig, UpBlock, upsample
 from itgan_data.generators.frozen import FrozenBigGAN, fold
 from itgan_data.generators.sampling import default_chunk, generate
-from itgan_data.storage.files import write_json
+from itgan_data.storage.files import read_json, write_json
 
 SIZES = {"the reference's size": (256,) * 4, "the packaged bundle's size": (64,) * 4}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -123,7 +123,7 @@ def measure_generation(
             parts = zip(z.split(chunk), y.split(chunk), strict=True)
             return torch.cat([straightforward(plain, *part) for part in parts])
 
-        forms[f"straightforward, float32, {chunk} images a call"] = (in_chunks, "float32")
+        forms[f"straightforward, float32, {chunk} images per call"] = (in_chunks, "float32")
     if compiled:
         faster = fold(plain)
         faster.compile(mode="reduce-overhead" if device.type == "cuda" else None)
@@ -275,15 +275,9 @@ def main(batch_size: int, rounds: int, threads: int | None, device: str, compile
     generation = {}
     for name, channels in SIZES.items():
         generation[name] = measure_generation(channels, batch_size, rounds, place, compiled)
-        click.echo(f"Generating {batch_size} images, {name} ({channels[0]} channels):\n")
-        click.echo(table(GENERATION_COLUMNS, generation[name]["rows"]))
     train_set = ITGANCIFAR10()
     error = bfloat16_error(train_set)
-    click.echo(f"bfloat16 on the packaged bundle: error {error['mean']:.2%} of the images' standard deviation in the")
-    click.echo(f"mean, {error['max']:.1%} at most, over {error['images']:.0f} images.\n")
     loading = measure_loading(train_set, 10 * rounds)
-    click.echo(f"Loading batches of {LOADER_BATCH} on the CPU, crop, flip and normalise:\n")
-    click.echo(table(LOADING_COLUMNS, loading))
     write_json(
         out,
         {
@@ -299,6 +293,24 @@ def main(batch_size: int, rounds: int, threads: int | None, device: str, compile
             "loading": loading,
         },
     )
+    click.echo(report(out), nl=False)
+
+
+def report(out: Path) -> str:
+    """Markdown: generating at each size, the error of bfloat16, and loading."""
+    content = read_json(out)
+    settings, error = content["settings"], content["bfloat16_error"]
+    parts = []
+    for name, measured in content["generation"].items():
+        parts.append(f"Generating {settings['batch_size']} images at a time, {name} ({SIZES[name][0]} channels):\n")
+        parts.append(table(GENERATION_COLUMNS, measured["rows"]))
+    parts.append(
+        f"bfloat16 changes the packaged bundle's images by {error['mean']:.2%} of their standard deviation in the mean "
+        f"and {error['max']:.1%} at most, over {error['images']:.0f} images.\n"
+    )
+    parts.append(f"Loading batches of {settings['loader_batch_size']} on the CPU:\n")
+    parts.append(table(LOADING_COLUMNS, content["loading"]))
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

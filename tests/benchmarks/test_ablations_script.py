@@ -37,7 +37,7 @@ def test_cells_are_condensed_from_one_start_and_measured_once(
     monkeypatch.setattr("cells.Condenser", None)
     again = run_tiny(script, tmp_path, *options)
     assert again.exit_code == 0, again.output
-    assert again.stdout == first.stdout == (tmp_path / "out.md").read_text()
+    assert again.stdout == first.stdout
 
 
 def test_a_run_out_of_time_shows_what_there_is_and_goes_on(script: ModuleType, tmp_path: Path) -> None:
@@ -66,10 +66,12 @@ def test_every_cell_has_a_name_of_its_own_and_every_order_its_lines(script: Modu
 
         def __init__(self) -> None:
             self.scale = script.SCALES[scale]
-            self.pool = type("Pool", (), {"accuracies": [0.05 + tenth / 10 for tenth in range(10)]})
 
         def cell(self, count: int, **changes: object) -> object:
             return replace(self.scale.base, images_per_class=count, **changes)
+
+        def has_networks(self, config: object) -> bool:
+            return True
 
         def judge(self, config: object) -> float:
             return 0.5

@@ -1,4 +1,4 @@
-"""What README shows works: its Python runs, its commands are understood, its files exist."""
+"""What the README files show works: their Python runs, their commands are understood, their files exist."""
 
 import re
 import shlex
@@ -12,10 +12,15 @@ from itgan_data import CondenserConfig, GeneratorTrainerConfig, InversionConfig,
 from itgan_data.cli import main
 from itgan_data.generators.biggan import BigGANConfig
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, EXAMPLES, BENCHMARKS = (
+    (ROOT / folder / "README.md").read_text(encoding="utf-8") for folder in (".", "examples", "benchmarks")
+)
+ALL = {".": README, "examples": EXAMPLES, "benchmarks": BENCHMARKS}
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = re.findall(r"^    (itgan-data .*)$", README, flags=re.MULTILINE)
-SCRIPTS = re.findall(r"python ((?:examples|benchmarks)/\w+\.py(?: --?[\w-]+(?: [\w./:]+)?)*)", README)
+SCRIPTS = re.findall(r"python ((?:examples|benchmarks)/\w+\.py[^`\n]*)", "\n".join(ALL.values()))
+LINKS = [(folder, path) for folder, text in ALL.items() for path in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
+LINKS += [(".", path) for text in ALL.values() for path in re.findall(r"`((?:tests|itgan_data)/[\w/]+\.py)`", text)]
 
 # The sizes of a demonstration, in place of those of a real run.
 SMALLER: dict[str, Any] = {
@@ -60,12 +65,32 @@ def test_the_command_line_is_understood(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(set(SCRIPTS)))
-def test_the_scripts_take_the_options(command: str) -> None:
+def test_the_scripts_take_the_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     script, *arguments = shlex.split(command)
+    monkeypatch.syspath_prepend(ROOT / Path(script).parent)  # as when it is run
     module = load_script(script)
-    parameters = module.PARSER._actions if hasattr(module, "PARSER") else module.main.params
-    known = {option for one in parameters for option in (one.opts if hasattr(one, "opts") else one.option_strings)}
-    assert {argument for argument in arguments if argument.startswith("--")} <= known
+    if hasattr(module, "PARSER"):
+        module.PARSER.parse_args(arguments)
+    else:
+        module.main.make_context(script, arguments)
+
+
+def test_the_numbers_are_those_of_the_benchmarks() -> None:
+    rows = re.findall(r"^\|[^|]+(\|.*±.*)$", README, flags=re.MULTILINE)
+    assert len(rows) == 4
+    assert [row for row in rows if row not in BENCHMARKS] == []
+
+
+@pytest.mark.parametrize("folder", ["examples", "benchmarks"])
+def test_every_script_is_shown(folder: str) -> None:
+    shown = set(re.findall(r"\w+\.py", ALL[folder]))
+    scripts = {file.name for file in (ROOT / folder).glob("*.py") if "__main__" in file.read_text()}
+    assert scripts <= shown
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 170
+    assert len(README.split()) <= 1700
 
 
 def test_all_kinds_of_code_are_found() -> None:
@@ -74,6 +99,6 @@ def test_all_kinds_of_code_are_found() -> None:
     assert SCRIPTS
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)|`(tests/[\w/]+\.py)`", README))))
-def test_the_files_exist(path: tuple[str, str]) -> None:
-    assert (ROOT / "".join(path)).is_file()
+@pytest.mark.parametrize(("folder", "path"), sorted(set(LINKS)))
+def test_the_files_exist(folder: str, path: str) -> None:
+    assert (ROOT / folder / path).is_file()

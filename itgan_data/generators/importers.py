@@ -1,4 +1,8 @@
-"""Read the generator checkpoints that other implementations released.
+"""Read the generator checkpoints that other implementations released; their images are reproduced to 1e-5.
+
+    IT-GAN, DiffAugment, BigGAN-PyTorch   a bare state dict; shared embedding, hierarchical latents, attention
+    StudioGAN `big_resnet`                `state_dict`; the same three, batch norm with eps 1e-4
+    mimicry cGAN-PD                       `model_state_dict`; bilinear upsampling, no spectral norm
 
 A family is a `_Family`: how its names become ours, and what of `BigGANConfig` its tensors do not tell. Everything else
 of the configuration is read off the shapes, alike for all families.

@@ -1,9 +1,11 @@
 """Condensation by several processes: who makes which pieces of a stage, and how they wait for each other.
 
-The processes share nothing but the workdir. The pieces of a stage (networks of the pool, chunks of images to invert,
-units of latents) are dealt out in turn, each is kept in a folder of its own, and who needs another's piece waits until
-its checkpoint is there. No collective operation can time out while a stage takes hours, or hang when a process is
-started again: it finds its pieces as it left them, even if the processes are fewer or more than before.
+They are the ranks of torchrun, or the jobs of an array (`prepare()`, `run_shard("3/16")` sixteen times, `merge()`), and
+learn, on the CPU bit for bit, the latents of one process. They share nothing but the workdir. The pieces of a stage
+(networks of the pool, chunks of images to invert, units of latents) are dealt out in turn, each is kept in a folder of
+its own, and who needs another's piece waits until its checkpoint is there. No collective operation can time out while a
+stage takes hours, or hang when a process is started again: it finds its pieces as it left them, even if the processes
+are fewer or more than before.
 """
 
 import logging

@@ -19,7 +19,6 @@ The bundle of `--dm` is made by `itgan-data condense --method dm --images-per-cl
 Results are kept as soon as they exist; the same command again goes on with what is missing.
 """
 
-import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,8 +26,8 @@ from pathlib import Path
 
 import click
 import torch
+from coded import LOSSLESS, NO_LIMIT, fill_with_files
 from coresets import choose_coresets, coreset_recipe
-from PIL import Image
 from setting import (
     Setting,
     balanced_order,
@@ -43,7 +42,7 @@ from itgan_data.bundle.writing import LATENTS_FILE, Bundle, load_bundle
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.generators.store import WEIGHTS_FILE
-from itgan_data.images import LabeledImages, to_pil
+from itgan_data.images import LabeledImages
 from itgan_data.latents.fresh import RandomLatents
 from itgan_data.latents.stored import LatentSet
 from itgan_data.networks import NETWORKS
@@ -54,8 +53,6 @@ CORESETS = ("real-herding", "real-forgetting")
 ROWS = ("real-count", "real-bytes", "real-coded", *CORESETS)
 ROWS += ("gan", "gan-fresh", "inversion", "dm", "it-gan", "real-whole")
 DEFAULT_ROWS = ",".join(name for name in ROWS if name not in CORESETS)  # those train one more network first
-LOSSLESS = None
-NO_LIMIT = 2**62  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,39 +81,6 @@ class Inputs:
     """Where chosen images are kept."""
 
 
-def encode(image: torch.Tensor, quality: int | None) -> bytes:
-    """A uint8 image `[C, H, W]` as a WebP file, lossless or of a quality in 0..100."""
-    buffer = io.BytesIO()
-    lossless = quality is LOSSLESS
-    to_pil(image).save(buffer, "WEBP", lossless=lossless, quality=100 if lossless else quality, method=6)
-    return buffer.getvalue()
-
-
-def decode(code: bytes) -> torch.Tensor:
-    """A WebP file as a uint8 image `[3, H, W]`."""
-    with Image.open(io.BytesIO(code)) as image:
-        pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-        return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
-
-
-def coded_subset(
-    images: LabeledImages, order: torch.Tensor, *, budget: int, quality: int | None
-) -> tuple[LabeledImages, int]:
-    """The first images of `order` whose WebP files fit into `budget` bytes, as decoded, and their bytes."""
-    decoded: list[torch.Tensor] = []
-    num_bytes = 0
-    for index in order.tolist():
-        code = encode(images.images[index], quality)
-        if num_bytes + len(code) > budget:
-            break
-        num_bytes += len(code)
-        decoded.append(decode(code))
-    if not decoded:
-        raise ValueError(f"not one image of quality {quality} fits into {budget} bytes")
-    labels = images.labels[order[: len(decoded)]]
-    return LabeledImages(torch.stack(decoded), labels, images.class_names), num_bytes
-
-
 def best_quality(setting: Setting, qualities: tuple[int, ...], results: Results) -> int:
     """The WebP quality that trains the best classifier, judged by one seed on held-out training images."""
     held_out, order = hold_out(setting.train.labels)
@@ -124,7 +88,7 @@ def best_quality(setting: Setting, qualities: tuple[int, ...], results: Results)
     seed = setting.seeds[0]
     scores = {}
     for quality in qualities:
-        subset, num_bytes = coded_subset(setting.train, order, budget=setting.bundle.num_bytes, quality=quality)
+        subset, num_bytes = fill_with_files(setting.train, order, budget=setting.bundle.num_bytes, quality=quality)
         key = RowKey(num_images=len(subset), num_bytes=num_bytes, content=f"lossy WebP, quality {quality}")
         name = f"quality {quality}"
         result = results.get(name, key, seed)
@@ -142,7 +106,7 @@ def real_row(setting: Setting, name: str, *, quality: int | None = LOSSLESS, equ
     def choose(seed: int) -> tuple[LabeledImages, int]:
         order = balanced_order(setting.train.labels, seed)
         chosen = order[: len(setting.bundle.latents)] if equal_count else order
-        return coded_subset(setting.train, chosen, budget=budget, quality=quality)
+        return fill_with_files(setting.train, chosen, budget=budget, quality=quality)
 
     subset, num_bytes = choose(setting.seeds[0])
     content = "lossless WebP" if quality is LOSSLESS else f"lossy WebP, quality {quality}"
@@ -154,7 +118,7 @@ def coreset_row(setting: Setting, name: str, file: Path) -> Row:
     """Real images chosen by herding or forgetting; every seed trains on the same ones."""
     count = len(setting.bundle.latents) // setting.train.num_classes
     chosen = torch.tensor(choose_coresets(setting, count, file)[name.removeprefix("real-")])
-    subset, num_bytes = coded_subset(setting.train, chosen, budget=NO_LIMIT, quality=LOSSLESS)
+    subset, num_bytes = fill_with_files(setting.train, chosen, budget=NO_LIMIT, quality=LOSSLESS)
     recipe = coreset_recipe(setting)
     content = f"lossless WebP, chosen by a {setting.network} of {recipe.steps} steps and seed {setting.seeds[0]}"
     key = RowKey(num_images=len(subset), num_bytes=num_bytes, content=content)
@@ -164,7 +128,7 @@ def coreset_row(setting: Setting, name: str, file: Path) -> Row:
 def whole_row(setting: Setting) -> Row:
     """All real images; their bytes are those of 1,000 of them, scaled up."""
     sample = balanced_order(setting.train.labels, setting.seeds[0])[:1000]
-    _, num_bytes = coded_subset(setting.train, sample, budget=NO_LIMIT, quality=LOSSLESS)
+    _, num_bytes = fill_with_files(setting.train, sample, budget=NO_LIMIT, quality=LOSSLESS)
     key = RowKey(
         num_images=len(setting.train),
         num_bytes=num_bytes * len(setting.train) // len(sample),

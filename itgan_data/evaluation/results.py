@@ -112,7 +112,8 @@ class Results:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
         self.environment = dict(environment)
-        self._rows: dict[str, dict[str, Any]] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
+        """By name: `key`, `results` of the seeds, and their `summary`, as in the file."""
         self._read()
 
     def _read(self) -> None:
@@ -125,11 +126,11 @@ class Results:
                 f"{self.path} holds results of other settings ({', '.join(differing)} differ); "
                 "choose another file or remove it"
             )
-        self._rows = stored["rows"]
+        self.rows = stored["rows"]
 
     def get(self, row: str, key: RowKey, seed: int) -> SeedResult | None:
         """The result of a row and seed, if it was made from the same key."""
-        stored = self._rows.get(row)
+        stored = self.rows.get(row)
         if stored is None or stored["key"] != asdict(key):
             return None
         for result in stored["results"]:
@@ -143,14 +144,14 @@ class Results:
         What another process has added meanwhile is kept: one may measure some rows, one others.
         """
         self._read()
-        stored = self._rows.get(row)
+        stored = self.rows.get(row)
         if stored is None or stored["key"] != asdict(key):
-            stored = self._rows[row] = {"key": asdict(key), "results": []}
+            stored = self.rows[row] = {"key": asdict(key), "results": []}
         stored["results"] = [kept for kept in stored["results"] if kept["seed"] != result.seed]
         stored["results"].append(asdict(result))
         summary = summarize([SeedResult(**kept) for kept in stored["results"]])
         stored["summary"] = {"mean": summary.mean, "std": summary.std}
-        write_json(self.path, {"settings": self.settings, "environment": self.environment, "rows": self._rows})
+        write_json(self.path, {"settings": self.settings, "environment": self.environment, "rows": self.rows})
 
     def table(self, order: Sequence[str] = ()) -> str:
         """A Markdown table, one line a row: those named in `order` first, the rest as they were added."""
@@ -158,9 +159,9 @@ class Results:
             "| training set | images | bytes | test accuracy (%) | seeds |",
             "|---|---:|---:|---:|---:|",
         ]
-        names = [name for name in order if name in self._rows]
-        for name in [*names, *(name for name in self._rows if name not in names)]:
-            row = self._rows[name]
+        names = [name for name in order if name in self.rows]
+        for name in [*names, *(name for name in self.rows if name not in names)]:
+            row = self.rows[name]
             summary = summarize([SeedResult(**result) for result in row["results"]])
             images = "fresh" if row["key"]["num_images"] is None else f"{row['key']['num_images']:,}"
             lines.append(f"| {name} | {images} | {row['key']['num_bytes']:,} | {summary} | {summary.num_seeds} |")

@@ -52,27 +52,6 @@ def test_every_beginning_of_the_order_is_balanced(script: ModuleType) -> None:
     assert not torch.equal(order, script.balanced_order(labels, seed=4))
 
 
-def test_a_lossless_subset_is_the_images_themselves(script: ModuleType, images: LabeledImages) -> None:
-    order = torch.tensor([5, 0, 7])
-    subset, num_bytes = script.coded_subset(images, order, budget=10**6, quality=None)
-    assert torch.equal(subset.images, images.images[order])
-    assert torch.equal(subset.labels, images.labels[order])
-    assert num_bytes == sum(len(script.encode(images.images[index], None)) for index in order)
-
-
-def test_a_budget_is_filled_and_kept(script: ModuleType, images: LabeledImages) -> None:
-    order = torch.arange(60)
-    subset, num_bytes = script.coded_subset(images, order, budget=9000, quality=20)
-    following = len(script.encode(images.images[len(subset)], 20))
-    assert num_bytes <= 9000 < num_bytes + following
-    lossless, _ = script.coded_subset(images, order, budget=9000, quality=None)
-    assert len(subset) > len(lossless)
-    error = (subset.images.float() - images.images[: len(subset)].float()).abs().mean()
-    assert 0 < error < 16
-    with pytest.raises(ValueError, match="not one image"):
-        script.coded_subset(images, order, budget=10, quality=20)
-
-
 class Bench:
     """The benchmark on a small folder of images and a small bundle; training itself is left out."""
 

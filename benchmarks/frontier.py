@@ -21,13 +21,13 @@ from pathlib import Path
 import click
 import torch
 from coded import CODECS, LOSSLESS, NO_LIMIT, fill_with_files
-from setting import balanced_order, hold_out, one_line_errors, train_and_test
+from setting import balanced_order, hold_out, one_line_errors, summary_of, train_and_test
 
 from itgan_data.bundle import Bundle, load_bundle
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.datasets import load_images, open_dataset
 from itgan_data.evaluation.protocol import measure_normalization
-from itgan_data.evaluation.results import Results, RowKey, SeedResult, environment, summarize
+from itgan_data.evaluation.results import Results, RowKey, SeedResult, environment
 from itgan_data.images import LabeledImages, Normalization
 from itgan_data.networks import NETWORKS
 from itgan_data.recipes import ImageSource, Recipe, fast_recipe
@@ -143,7 +143,7 @@ def table(results: Results) -> str:
     lines = ["| training set | coded as | images | bytes | test accuracy (%) | share of real (%) | seeds |"]
     lines.append("|---|---|---:|---:|---:|---:|---:|")
     for name, row in rows:
-        key, summary = row["key"], summarize([SeedResult(**result) for result in row["results"]])
+        key, summary = row["key"], summary_of(row)
         share = "-" if whole is None else f"{100 * summary.mean / whole:.1f}"
         content = "codes and decoder" if name.startswith("bundle") else key["content"]
         lines.append(

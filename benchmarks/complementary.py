@@ -33,7 +33,7 @@ from itgan_data.augmentation import CropFlip
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.data.ensemble import SyntheticEnsemble
 from itgan_data.datasets import DIGITS, load_images, open_dataset
-from itgan_data.draws import make_rng, make_seed
+from itgan_data.draws import Stream, make_rng, make_seed
 from itgan_data.evaluation.features import FeatureNetwork
 from itgan_data.evaluation.metrics import WEIGHT_METHODS, sample_weights
 from itgan_data.evaluation.protocol import NetworkFactory
@@ -152,11 +152,11 @@ class Bench:
         """The classifier that filters and gives the features, as its file holds it; its accuracy is a row too."""
         key = RowKey(num_images=len(self.train), num_bytes=self.train.images.nbytes, content=REAL)
         if self.results.get(REAL, key, FILTER_SEED) is None or not file.is_file():
-            network = fresh_network(make_rng(FILTER_SEED))
+            network = fresh_network(make_rng(FILTER_SEED, stream=Stream.CLASSIFIER))
             result = self._judged(self.train, lambda _: network, FILTER_SEED, REAL)
             save_tensors(file, network.state_dict())
             self.results.add(REAL, key, result)
-        loaded = fresh_network(make_rng(FILTER_SEED)).eval()
+        loaded = fresh_network(make_rng(FILTER_SEED, stream=Stream.CLASSIFIER)).eval()
         loaded.load_state_dict(load_tensors(file))
         return loaded.to(self.device)
 
@@ -199,7 +199,7 @@ class Bench:
         datasets, filters = [], []
         for position, generator in enumerate(self.generators(number, name)):
             drawn = RandomLatents(
-                PLAN.num_images, generator.latent_dim, generator.num_classes, seed=make_seed(seed, position)
+                PLAN.num_images, generator.latent_dim, generator.num_classes, seed=own_seed(seed, position)
             )
             filters.append(FilteredLatents(drawn, generator, self.classifier, normalization=DIGITS.normalization))
             datasets.append(SyntheticDataset(generator, filters[-1]))
@@ -212,7 +212,7 @@ class Bench:
         for position in range(count):
             folder = self.folder / f"set-{number}" / (f"{position + 1}-{way}" if position else "1")
             if folder not in self._made:
-                self._made[folder] = self._next(folder, row, way, make_seed(number, position))
+                self._made[folder] = self._next(folder, row, way, own_seed(number, position))
             row.append(self._made[folder])
         return row
 
@@ -235,7 +235,7 @@ class Bench:
         synthetic = []
         for position, generator in enumerate(earlier):
             drawn = RandomLatents(
-                len(labels), generator.latent_dim, generator.num_classes, labels=labels, seed=make_seed(seed, position)
+                len(labels), generator.latent_dim, generator.num_classes, labels=labels, seed=own_seed(seed, position)
             )
             unit, _ = SyntheticDataset(generator, drawn).unit_batch(torch.arange(len(labels)), 0)
             synthetic.append(features(unit_to_uint8(unit)))
@@ -247,6 +247,11 @@ class Bench:
 
     def _embed(self, unit: torch.Tensor) -> torch.Tensor:
         return self.classifier.embed(DIGITS.normalization.standardize(unit.to(self.device)))
+
+
+def own_seed(seed: int, position: int) -> int:
+    """Of the generator at a position in its set."""
+    return make_seed(seed, position, stream=Stream.SCRIPT)
 
 
 def parts(name: str) -> tuple[int, str]:

@@ -35,7 +35,6 @@ from itgan_data.condense.objective import Batch, DistributionObjective, Matching
 from itgan_data.condense.pool import EmbeddingPool, build_pool
 from itgan_data.config import computing
 from itgan_data.datasets import load_images, open_dataset
-from itgan_data.draws import make_rng
 from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.generators.frozen import fold
@@ -161,7 +160,7 @@ class TimedMatching(Matching):
 
 def make_step(variant: Variant, work: Work, device: torch.device, watch: Stopwatch) -> Step:
     """A function of the step's number that updates latents of its own and returns losses and gradient before it."""
-    rng = make_rng(0)
+    rng = torch.Generator().manual_seed(0)
     generator = random_generator(work.num_classes, rng).to(device)
     places = torch.arange(work.num_classes * IMAGES_PER_CLASS)
     pixels = torch.randint(0, 256, (len(places), *generator.image_shape), dtype=torch.uint8, generator=rng)
@@ -332,7 +331,7 @@ def judge_precision(data: str, pool: Path, steps: int, device: torch.device) -> 
     config = replace(RELEASE.condenser, real_batch_size=64, regularizer_weight=0.0)
     networks = build_pool(real_images, config.pool, normalization=config.normalization, seed=0, workdir=pool)
     by_class = [(real_images.labels == label).nonzero().squeeze(1).cpu() for label in range(10)]
-    start = torch.randn(10, 10, generator.latent_dim, generator=make_rng(0)).to(device)
+    start = torch.randn(10, 10, generator.latent_dim, generator=torch.Generator().manual_seed(0)).to(device)
     sources = torch.stack([places[:10] for places in by_class])
 
     def objective(variant: Variant, seed: int) -> DistributionObjective:

@@ -6,7 +6,7 @@ from pathlib import Path
 from setting import Setting, training_bar
 
 from itgan_data.condense.selection import embed_images, forgetting_events, select_forgetting, select_herding
-from itgan_data.draws import make_rng
+from itgan_data.draws import Stream, make_rng
 from itgan_data.networks import create_network
 from itgan_data.recipes import Recipe
 from itgan_data.storage.files import read_json, write_json
@@ -29,9 +29,8 @@ def choose_coresets(setting: Setting, images_per_class: int, file: Path) -> dict
     }
     if file.is_file() and (stored := read_json(file)).get("work") == work:
         return stored["indices"]
-    network = create_network(
-        setting.network, setting.train.num_classes, image_shape=setting.train.image_shape, rng=make_rng(seed)
-    )
+    rng = make_rng(seed, stream=Stream.CLASSIFIER)
+    network = create_network(setting.network, setting.train.num_classes, image_shape=setting.train.image_shape, rng=rng)
     with training_bar("coresets", recipe.steps) as progress:
         events = forgetting_events(
             network,

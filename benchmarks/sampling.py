@@ -35,7 +35,7 @@ from torch import nn
 
 from itgan_data.augmentation import CropFlip
 from itgan_data.data.ensemble import SyntheticEnsemble
-from itgan_data.draws import make_seed
+from itgan_data.draws import Stream, make_seed
 from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.generators.store import WEIGHTS_FILE, load_generator
 from itgan_data.latents.filtered import FilteredLatents
@@ -163,7 +163,8 @@ def make_source(setting: Setting, name: str, inputs: Inputs, seed: int) -> tuple
     several = name.startswith("several")
     datasets, filters = [], []
     for number, generator in enumerate(inputs.generators if several else inputs.generators[:1]):
-        latents, filtered = make_latents(setting, name, inputs, generator, make_seed(seed, number) if number else seed)
+        own_seed = make_seed(seed, number, stream=Stream.SCRIPT) if number else seed
+        latents, filtered = make_latents(setting, name, inputs, generator, own_seed)
         bundle = replace(setting.bundle, generator=generator)
         datasets.append(replace(setting, bundle=bundle).synthetic(latents))
         filters += [filtered] if filtered is not None else []

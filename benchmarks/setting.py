@@ -14,7 +14,7 @@ from tqdm import tqdm
 from itgan_data.bundle.writing import Bundle, load_bundle
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.datasets import load_images, open_dataset
-from itgan_data.draws import make_rng
+from itgan_data.draws import Stream, make_rng
 from itgan_data.evaluation.protocol import NetworkFactory, evaluate
 from itgan_data.evaluation.results import Results, SeedResult, Summary, summarize
 from itgan_data.generators.store import WEIGHTS_FILE
@@ -141,7 +141,7 @@ def open_setting(data: str, bundle: Path | None, *, network: str, recipe: Recipe
 
 def balanced_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
     """Indices in a random order of which every beginning holds equally many of each class, up to one."""
-    rng = make_rng(seed)
+    rng = make_rng(seed, stream=Stream.SCRIPT)
     classes = [(labels == label).nonzero()[:, 0] for label in torch.unique(labels)]
     shuffled = [indices[torch.randperm(len(indices), generator=rng)] for indices in classes]
     shortest = min(len(indices) for indices in classes)

@@ -35,7 +35,6 @@ from itgan_data import (
     select_random,
 )
 from itgan_data.datasets import DIGITS, load_images
-from itgan_data.draws import make_rng
 from itgan_data.evaluation.results import summarize
 from itgan_data.images import LabeledImages, unit_to_signed
 from itgan_data.networks import Classifier, create_network
@@ -129,7 +128,7 @@ def train_auto_encoder(real: LabeledImages, file: Path) -> AutoEncoder:
     if file.is_file():
         model.load_state_dict(load_tensors(file))
         return model.eval()
-    rng = make_rng(0)
+    rng = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=AUTO_ENCODER.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, AUTO_ENCODER.lr, total_steps=AUTO_ENCODER.steps, cycle_momentum=False

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from .draws import global_rng_seeded
+
 DEFAULT_CONVNET = (128, 3, "instance")
 
 
@@ -77,8 +79,7 @@ def create_network(
     if name != "convnet" and (width, depth, norm) != DEFAULT_CONVNET:
         warnings.warn(f"width, depth and norm are options of convnet, {name} ignores them", stacklevel=2)
     seed = int(torch.randint(2**63 - 1, (), generator=rng)) if rng is not None else 0
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+    with global_rng_seeded(seed):
         if name == "convnet":
             return _convnet(image_shape, num_classes, width, depth, norm)
         features, num_features = _BODIES[name](image_shape[0])

@@ -15,10 +15,8 @@ from torch import nn
 from . import draws
 from .augmentation import DSA, Augmentation, CropFlip
 from .config import autocast, check_precision, check_types
+from .draws import Stream
 from .images import Normalization
-
-_AUGMENT_STREAM = 2  # of `draws`, as in the loader: other numbers than those of latents of the same seed
-_SHUFFLE_STREAM = 3
 
 
 class ImageSource(Protocol):
@@ -234,7 +232,7 @@ def train_classifier(
 
 def epoch_batches(size: int, batch_size: int, *, seed: int, epoch: int) -> list[torch.Tensor]:
     """A random order of `range(size)` in whole batches; what is left over waits for another epoch's order."""
-    order = draws.permutation(seed, epoch, size, stream=_SHUFFLE_STREAM)
+    order = draws.permutation(seed, epoch, size, stream=Stream.SHUFFLE)
     whole = max(size // batch_size, 1) * batch_size
     return list(torch.split(order[:whole], batch_size))
 
@@ -253,7 +251,7 @@ def training_batch(
     unit, labels = source.unit_batch(indices, epoch)
     images = normalization.standardize(unit.to(device, non_blocking=True))
     if recipe.augmentation is not None:
-        numbers = draws.uniform(seed, epoch, indices, recipe.augmentation.num_draws, stream=_AUGMENT_STREAM)
+        numbers = draws.uniform(seed, epoch, indices, recipe.augmentation.num_draws, stream=Stream.AUGMENTATION)
         numbers[:, : recipe.shared_draws] = numbers[0, : recipe.shared_draws]
         images = recipe.augmentation(images, numbers)
     return images.contiguous(memory_format=torch.channels_last), labels.to(device, non_blocking=True)

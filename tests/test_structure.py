@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "images": {"storage"},
     "datasets": {"images"},
     "augmentation": {"draws", "images"},
-    "networks": {"images"},
+    "networks": {"draws", "images"},
     "recipes": BASE | {"augmentation", "networks"},
     "running": BASE,
     "generators": BASE,

@@ -14,6 +14,7 @@ from torch import nn
 
 from .. import draws
 from ..config import check_types
+from ..draws import Stream
 from ..images import LabeledImages, Normalization, signed_to_unit, unit_to_signed
 from ..pretraining.encoder import Encoder, Fit
 from ..running.checkpointer import Checkpointer, checkpointing
@@ -21,7 +22,6 @@ from .matching import reconstruction
 
 logger = logging.getLogger(__name__)
 
-_STARTS = 13  # stream of `draws`
 
 Images = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Takes latents `[N, latent_dim]` and labels `[N]` to signed images `[N, C, H, W]`."""
@@ -67,7 +67,7 @@ def starting_latents(
     """What inversion starts from `[N, latent_dim]`: the encoder's prediction, or normal draws without one."""
     if encoder is None:
         rows = torch.arange(len(real_images), device=real_images.images.device)
-        return draws.normal(seed, 0, rows, int(generator.latent_dim), stream=_STARTS)  # type: ignore[arg-type]
+        return draws.normal(seed, 0, rows, int(generator.latent_dim), stream=Stream.INVERSION)  # type: ignore[arg-type]
     parts = []
     with torch.no_grad():
         for places in torch.split(torch.arange(len(real_images)), config.batch_size):

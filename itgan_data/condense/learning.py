@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from .. import draws
+from ..draws import Stream
 from ..images import signed_to_unit
 from ..running.checkpointer import Checkpointer, checkpointing
 from .config import CondenserConfig
@@ -18,7 +19,6 @@ from .network_source import NetworkSource
 from .objective import Batch, Objective
 
 _REMEDY = "lower lr_latents"
-_PARTITION = 26  # stream of `draws` that puts latents into groups anew
 _EXPLODED = 1e6  # times the first loss; far beyond what another network or augmentation changes
 _SMALLEST = 1e-3  # first loss that this is measured by: classes may start with none at all
 
@@ -128,7 +128,7 @@ class Learner:
         if not self.config.regroup:
             return self.objective.gradient(batch, group=self.group, step=self.step)
         count = batch.latents.shape[1]
-        chances = draws.uniform(self.config.seed, self.step, batch.classes, count, stream=_PARTITION)
+        chances = draws.uniform(self.config.seed, self.step, batch.classes, count, stream=Stream.PARTITION)
         order = chances.argsort(dim=1, stable=True)
         parts = torch.split(order, self.config.group_size or count, dim=1)
         rows = torch.arange(len(batch.classes)).unsqueeze(1)

@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from .. import draws
 from ..augmentation import Augmentation
 from ..config import check_types
+from ..draws import Stream
 from ..networks import NETWORKS, Classifier, create_network
 from .pool import EmbeddingPool
-
-# Streams of `draws`, one a use, so that no two share numbers.
-_POOL, _WEIGHTS, _ORDER, _AUGMENT = 22, 23, 24, 25
 
 Standardized = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 """Gives the standardized synthetic images `[N, C, H, W]` of the moment and their labels `[N]`."""
@@ -101,7 +99,7 @@ class PoolSource:
         return self.pool.network
 
     def load(self, group: int, step: int) -> None:
-        self.pool.load_drawn(draws.make_seed(self.seed, _POOL, group), step)
+        self.pool.load_drawn(self.seed, group, step)
 
     def follow(self, synthetic: Standardized, group: int, step: int) -> None:
         pass
@@ -153,10 +151,10 @@ class FreshSource:
         if self.config.inner_epochs == 0 or (step + 1) % self.config.outer_steps == 0:
             return
         images, labels = synthetic()
-        seed = draws.make_seed(self.seed, _ORDER, group)
+        seed = draws.make_seed(self.seed, group, stream=Stream.FRESH_ORDER)
         for epoch in range(step * self.config.inner_epochs, (step + 1) * self.config.inner_epochs):
             for indices in _batches(len(images), self.config.batch_size, seed, epoch):
-                uniforms = draws.uniform(seed, epoch, indices, self.augment.num_draws, stream=_AUGMENT)
+                uniforms = draws.uniform(seed, epoch, indices, self.augment.num_draws, stream=Stream.FRESH_AUGMENTATION)
                 uniforms[:, :1] = uniforms[:1, :1]  # the published training picks one operation a batch
                 places = indices.to(images.device)
                 self._update(self.augment(images[places], uniforms), labels[places])
@@ -182,7 +180,7 @@ class FreshSource:
             image_shape=self.image_shape,
             width=self.config.width,
             norm=self.config.norm,
-            rng=draws.make_rng(self.seed, _WEIGHTS, group, step),
+            rng=draws.make_rng(self.seed, group, step, stream=Stream.FRESH_WEIGHTS),
         )
 
     def _update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -201,5 +199,5 @@ class FreshSource:
 
 def _batches(size: int, batch_size: int, seed: int, epoch: int) -> list[torch.Tensor]:
     """A random order of all of `range(size)`, with what is left over as a smaller last batch."""
-    order = draws.permutation(seed, epoch, size, stream=_ORDER)
+    order = draws.permutation(seed, epoch, size, stream=Stream.FRESH_ORDER)
     return list(torch.split(order, batch_size))

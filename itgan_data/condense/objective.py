@@ -11,14 +11,13 @@ import torch.nn.functional as F
 
 from .. import draws
 from ..augmentation import DSA, Augmentation, Compose
+from ..draws import Stream
 from ..images import LabeledImages, signed_to_unit, uint8_to_unit
 from .config import CondenserConfig
 from .inversion import Embedding, Images
 from .matching import distribution_matching, gradient_distance, pairwise_regularizer, total_loss
 from .network_source import NetworkSource
 
-# Streams of `draws`, one a use, so that no two share numbers.
-_REAL, _AUGMENT = range(20, 22)
 # Pixels of the images that pass the networks together. CPU: 32 images of 32 px, whose largest maps (128 channels,
 # 16 MiB of float32) stay in the cache and below the 32 MiB from which glibc has the kernel clear fresh pages for every
 # map. GPU: 1024 such images, enough to keep it busy.
@@ -105,8 +104,8 @@ class Matching:
         """
         self.networks.load(group, step)
         seed, rows = self.config.seed, classes.cpu() + group * len(self.by_class)
-        uniforms = draws.uniform(seed, step, rows, self.augment.num_draws, stream=_AUGMENT)
-        chances = draws.uniform(seed, step, rows, self.config.real_batch_size, stream=_REAL)
+        uniforms = draws.uniform(seed, step, rows, self.augment.num_draws, stream=Stream.MATCHING_AUGMENTATION)
+        chances = draws.uniform(seed, step, rows, self.config.real_batch_size, stream=Stream.MATCHING_REAL)
         places = [self.by_class[label] for label in classes.tolist()]
         return uniforms, torch.stack([p[(row * len(p)).long()] for p, row in zip(places, chances, strict=True)])
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .. import draws
 from ..config import check_precision, check_types
+from ..draws import Stream
 from ..images import LabeledImages, Normalization
 from ..networks import NETWORKS, Classifier, create_network
 from ..recipes import ClassifierTraining, accuracy, fast_recipe
@@ -97,9 +98,9 @@ class EmbeddingPool:
         """Put the network in state `number`."""
         self.network.load_state_dict(self.states[number])
 
-    def load_drawn(self, seed: int, step: int) -> None:
-        """Put the network in the state that is drawn, uniformly, for this step."""
-        pick = draws.uniform(seed, step, torch.zeros(1, dtype=torch.int64), 1)
+    def load_drawn(self, seed: int, group: int, step: int) -> None:
+        """Put the network in the state that is drawn, uniformly, for this step of a group."""
+        pick = draws.uniform(seed, step, torch.tensor([group]), 1, stream=Stream.POOL_STATE)
         self.load(int(pick * len(self)))
 
     def load_best(self) -> None:
@@ -182,7 +183,7 @@ def _network(real_images: LabeledImages, config: PoolConfig, seed: int) -> Class
         real_images.num_classes,
         image_shape=real_images.image_shape,
         width=config.width,
-        rng=draws.make_rng(seed),
+        rng=draws.make_rng(seed, stream=Stream.POOL_WEIGHTS),
     )
     return network.to(real_images.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -194,7 +195,7 @@ def _train(
     found = checkpointer.load()
     if found is not None and found.step == config.steps:
         return found.tensors
-    order = draws.permutation(seed, 0, len(real_images)).to(real_images.images.device)
+    order = draws.permutation(seed, 0, len(real_images), stream=Stream.POOL_SPLIT).to(real_images.images.device)
     held_out = min(config.validation_images, len(real_images) // 5)
     validation = real_images.select(order[:held_out])
     recipe = replace(

@@ -13,12 +13,10 @@ from collections.abc import Callable
 import torch
 
 from .. import draws
+from ..draws import Stream
 from ..images import LabeledImages, Normalization
 from ..networks import Classifier
 from ..recipes import Recipe, predict_logits, train_classifier
-
-_CHOICE = 12  # streams of `draws`
-_TIES = 14
 
 
 def indices_by_class(real_images: LabeledImages, images_per_class: int = 1) -> list[torch.Tensor]:
@@ -49,7 +47,7 @@ def select_random(real_images: LabeledImages, images_per_class: int, *, seed: in
         ValueError: `images_per_class` is not positive, or a class has fewer images.
     """
     by_class = indices_by_class(real_images, images_per_class)
-    orders = [draws.permutation(seed, label, len(rows), stream=_CHOICE) for label, rows in enumerate(by_class)]
+    orders = [draws.permutation(seed, label, len(rows), stream=Stream.CORESET) for label, rows in enumerate(by_class)]
     return torch.cat([rows[order[:images_per_class]] for rows, order in zip(by_class, orders, strict=True)])
 
 
@@ -126,7 +124,7 @@ def select_forgetting(
     if events.shape != (len(real_images),):
         raise ValueError(f"events must be [{len(real_images)}], one count an image, got {list(events.shape)}")
     by_class = indices_by_class(real_images, images_per_class)
-    ties = draws.uniform(seed, 0, torch.arange(len(real_images)), 1, stream=_TIES)[:, 0]
+    ties = draws.uniform(seed, 0, torch.arange(len(real_images)), 1, stream=Stream.CORESET_TIES)[:, 0]
     chosen = []
     for rows in by_class:
         shuffled = rows[ties[rows].argsort(stable=True)]

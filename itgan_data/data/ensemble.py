@@ -8,9 +8,8 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import draws
+from ..draws import Stream
 from .dataset import SyntheticDataset
-
-_STREAM = 7  # of `draws`: other numbers than those of latents, order and augmentation of the same seed
 
 
 def _of_all(name: str) -> Any:
@@ -110,7 +109,7 @@ class SyntheticEnsemble(Dataset[tuple[Any, Any]]):
         return self._draw(int(indices[0]), epoch).unit_batch(indices, epoch)
 
     def _draw(self, first: int, epoch: int) -> SyntheticDataset:
-        number = draws.uniform(self.seed, epoch, torch.tensor([first]), 1, stream=_STREAM).double()
+        number = draws.uniform(self.seed, epoch, torch.tensor([first]), 1, stream=Stream.ENSEMBLE).double()
         return self.datasets[int(torch.searchsorted(self._bounds, number.flatten(), right=True))]
 
 

@@ -9,12 +9,10 @@ from torch.utils.data import default_collate
 
 from .. import draws
 from ..augmentation import Augmentation
+from ..draws import Stream
 from ..images import Normalization
 from .dataset import SyntheticDataset
 from .ensemble import SyntheticEnsemble
-
-_AUGMENT_STREAM = 2  # keeps augmentation independent of the latents drawn from the same (seed, epoch, index)
-_SHUFFLE_STREAM = 3
 
 
 class BatchSource(Protocol):
@@ -128,7 +126,7 @@ class SyntheticLoader:
         if self.normalization is not None:
             images = self.normalization.standardize(images)
         if self.augment is not None:
-            uniforms = draws.uniform(self.seed, epoch, indices, self.augment.num_draws, stream=_AUGMENT_STREAM)
+            uniforms = draws.uniform(self.seed, epoch, indices, self.augment.num_draws, stream=Stream.AUGMENTATION)
             images = self.augment(images, uniforms)
         return images, labels.to(images.device, non_blocking=True)
 
@@ -147,7 +145,7 @@ class SyntheticLoader:
         size = len(self.dataset)
         order = torch.arange(size)
         if self.shuffle:
-            order = draws.permutation(self.seed, epoch, size, stream=_SHUFFLE_STREAM)
+            order = draws.permutation(self.seed, epoch, size, stream=Stream.SHUFFLE)
         total = self._images_per_rank * self.world_size
         return order.repeat(-(-total // size))[self.rank : total : self.world_size]
 

@@ -13,13 +13,13 @@ import torch
 
 from .. import draws
 from ..config import needs_extra
+from ..draws import Stream
 from ..images import uint8_to_unit
 
 WeightMethod = Literal["A_mu", "A_sigma", "B", "C"]
 WEIGHT_METHODS = ("A_mu", "A_sigma", "B", "C")
 
 _BLOCK = 1024  # rows a side of a block of distances: 8 MB, and 50 MB for two blocks of 32 px images as float64
-_PAIR_STREAM = 4  # of `draws`
 _MIN_SPREAD = 1e-6  # relative; distances that differ by less are equal, up to rounding
 
 # The first three of the five scales of Wang, Simoncelli and Bovik, 2003, made to sum to one: at 32 px a fourth
@@ -179,7 +179,7 @@ def ms_ssim(images: torch.Tensor, labels: torch.Tensor, *, pairs_per_class: int 
 
 def _draw_pairs(count: int, pairs: int, *, seed: int, label: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Two different places of `range(count)` for each pair."""
-    numbers = draws.uniform(seed, label, torch.arange(pairs), 2, stream=_PAIR_STREAM).double()
+    numbers = draws.uniform(seed, label, torch.arange(pairs), 2, stream=Stream.METRIC_PAIRS).double()
     first = (numbers[:, 0] * count).long()
     offset = 1 + (numbers[:, 1] * (count - 1)).long()
     return first, (first + offset) % count

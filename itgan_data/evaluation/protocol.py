@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..datasets import load_images
-from ..draws import make_rng
+from ..draws import Stream, make_rng
 from ..images import LabeledImages, Normalization
 from ..networks import NETWORKS, create_network
 from ..recipes import ImageSource, Recipe, accuracy, train_classifier
@@ -66,7 +66,7 @@ def evaluate(
     results = []
     for seed in seeds:
         start = time.perf_counter()
-        rng = make_rng(seed)
+        rng = make_rng(seed, stream=Stream.CLASSIFIER)
         if isinstance(network, str):
             model: nn.Module = create_network(
                 network, test_images.num_classes, image_shape=test_images.image_shape, rng=rng

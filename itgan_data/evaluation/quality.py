@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .. import draws
+from ..draws import Stream
 from ..images import LabeledImages, Normalization, unit_to_uint8
 from ..networks import Classifier, create_network
 from ..recipes import Recipe, accuracy
@@ -66,9 +67,8 @@ def train_judge(
     progress: Callable[[int, torch.Tensor], None] | None = None,
 ) -> Judge:
     """Train a network on real images. Arguments and errors as of `evaluate`; the test images give it its name."""
-    model = create_network(
-        network, real_images.num_classes, image_shape=real_images.image_shape, rng=draws.make_rng(seed)
-    )
+    rng = draws.make_rng(seed, stream=Stream.CLASSIFIER)
+    model = create_network(network, real_images.num_classes, image_shape=real_images.image_shape, rng=rng)
     (result,) = evaluate(
         real_images,
         test_images,
@@ -89,7 +89,7 @@ def equal_shares(dataset: Dataset[object], per_class: int, *, seed: int = 0) -> 
         ValueError: a class has fewer.
     """
     source: Any = as_source(dataset)
-    order = draws.permutation(seed, 0, len(source))
+    order = draws.permutation(seed, 0, len(source), stream=Stream.EQUAL_SHARES)
     labels = torch.as_tensor(source.targets)[order]
     shares = [order[labels == label][:per_class] for label in range(len(source.classes))]
     sizes = [len(share) for share in shares]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .. import draws
+from ..draws import Stream
 
 _PAIRS = 4  # of latents with one label
 _LEVEL = 2 / 255  # between two values of uint8, in signed images
@@ -55,7 +56,8 @@ def probe_images(module: nn.Module) -> torch.Tensor:
     generator, name = as_generator(module), type(module).__name__
     device = next(itertools.chain(module.parameters(), module.buffers()), torch.empty(0)).device
     rows = torch.arange(2 * _PAIRS, device=device)
-    images = generator(draws.normal(0, 0, rows, generator.latent_dim), rows // 2 % generator.num_classes)
+    latents = draws.normal(0, 0, rows, generator.latent_dim, stream=Stream.PROBE)
+    images = generator(latents, rows // 2 % generator.num_classes)
     expected = (len(rows), *generator.image_shape)
     if not isinstance(images, torch.Tensor) or images.shape != expected or not images.is_floating_point():
         got = f"{images.dtype} {list(images.shape)}" if isinstance(images, torch.Tensor) else type(images).__name__

@@ -10,11 +10,8 @@ from typing import ClassVar
 import torch
 
 from .. import draws
+from ..draws import Stream
 from .stored import LatentSource
-
-_LATENT_STREAM = 1  # of `draws`: keep these independent of each other and of other draws of the same seed
-_JITTER_STREAM = 5
-_MIX_STREAM = 6
 
 
 class RandomLatents:
@@ -77,8 +74,8 @@ class RandomLatents:
         """Latents float32 `[B, latent_dim]` and labels `[B]` of one epoch."""
         labels = self.labels[indices.to(self.labels.device)]
         if self.truncation is None:
-            return draws.normal(self.seed, epoch, indices, self.latent_dim, stream=_LATENT_STREAM), labels
-        unit = draws.uniform(self.seed, epoch, indices, self.latent_dim, stream=_LATENT_STREAM)
+            return draws.normal(self.seed, epoch, indices, self.latent_dim, stream=Stream.LATENTS), labels
+        unit = draws.uniform(self.seed, epoch, indices, self.latent_dim, stream=Stream.LATENTS)
         mass = math.erf(self.truncation / math.sqrt(2.0))
         latents = torch.erfinv((2.0 * unit - 1.0) * mass) * math.sqrt(2.0)  # inverse of the distribution
         return latents.clamp(-self.truncation, self.truncation), labels
@@ -117,7 +114,7 @@ class JitteredLatents:
     def batch(self, indices: torch.Tensor, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents float32 `[B, latent_dim]` and labels `[B]` of one epoch."""
         latents, labels = self.source.batch(indices, epoch)
-        noise = draws.normal(self.seed, epoch, indices.to(latents.device), self.latent_dim, stream=_JITTER_STREAM)
+        noise = draws.normal(self.seed, epoch, indices.to(latents.device), self.latent_dim, stream=Stream.JITTER)
         return latents + self.std * noise, labels
 
 
@@ -163,7 +160,7 @@ class MixedLatents:
 
     def batch(self, indices: torch.Tensor, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents float32 `[B, latent_dim]` and labels `[B]` of one epoch; each source is asked for its part alone."""
-        replaced = draws.uniform(self.seed, epoch, indices, 1, stream=_MIX_STREAM)[:, 0] < self.share
+        replaced = draws.uniform(self.seed, epoch, indices, 1, stream=Stream.MIXTURE)[:, 0] < self.share
         labels = self.labels[indices.to(self.labels.device)]
         latents = torch.empty(len(indices), self.latent_dim, device=labels.device)
         for source, chosen in ((self.source, ~replaced), (self.other, replaced)):

@@ -4,11 +4,10 @@ import torch
 
 from .. import draws
 from ..augmentation import Augmentation, CropFlip, diff_augment
+from ..draws import Stream
 from ..images import LabeledImages, uint8_to_unit, unit_to_signed
 from .config import GeneratorTrainerConfig
 
-# Streams of `draws`, one a use, so that no two share numbers.
-_LATENTS, _LABELS, _AUGMENT, _FLIP, _ORDER, _CHOICE = range(6)
 _FIXED = -1  # no update: what is drawn once and looked at throughout the run
 
 
@@ -46,37 +45,41 @@ class Batches:
         indices = indices.to(self.device)
         images = unit_to_signed(uint8_to_unit(self.real_images.images[indices]))
         if self.config.flips:
-            images = CropFlip(padding=0)(images, self._uniform(step, substep, rows, 3, stream=_FLIP))
+            images = CropFlip(padding=0)(images, self._uniform(step, substep, rows, 3, stream=Stream.GAN_FLIP))
         return images, self.real_images.labels[indices]
 
     def latents(self, step: int, substep: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Standard normal latents, and labels of which all classes are equally likely."""
-        generator, position = self.config.generator, self._position(step, substep)
-        latents = draws.normal(self.config.seed, position, rows.to(self.device), generator.latent_dim, stream=_LATENTS)
-        uniforms = self._uniform(step, substep, rows, 1, stream=_LABELS).squeeze(1)
-        return latents, (uniforms * generator.num_classes).long()
+        latents = self._normal(self._position(step, substep), rows)
+        uniforms = self._uniform(step, substep, rows, 1, stream=Stream.GAN_LABELS).squeeze(1)
+        return latents, (uniforms * self.config.generator.num_classes).long()
 
     def augmented(self, images: torch.Tensor, step: int, substep: int, rows: torch.Tensor) -> torch.Tensor:
         """What the discriminator sees of signed images; differentiable. Synthetic ones follow the real rows."""
-        uniforms = self._uniform(step, substep, rows, self.augment.num_draws, stream=_AUGMENT)
+        uniforms = self._uniform(step, substep, rows, self.augment.num_draws, stream=Stream.GAN_AUGMENTATION)
         return self.augment(images, uniforms).contiguous(memory_format=torch.channels_last)
 
     def reference(self, count: int) -> LabeledImages:
         """Real images as the discriminator gets them, without mirroring: always the same ones."""
         if self.cumulated is None:
-            order = draws.permutation(self.config.seed, _FIXED, len(self.real_images), stream=_ORDER)
-            return self.real_images.select(order[:count].to(self.device))
+            return self.real_images.select(self._order(_FIXED)[:count].to(self.device))
         return self.real_images.select(self._weighted(_FIXED, torch.arange(count)).to(self.device))
 
     def fixed_latents(self, count: int) -> torch.Tensor:
         """Standard normal latents `[count, latent_dim]`, always the same ones."""
-        rows = torch.arange(count, device=self.device)
-        return draws.normal(self.config.seed, _FIXED, rows, self.config.generator.latent_dim, stream=_LATENTS)
+        return self._normal(_FIXED, torch.arange(count))
+
+    def _normal(self, position: int, rows: torch.Tensor) -> torch.Tensor:
+        seed, width = self.config.seed, self.config.generator.latent_dim
+        return draws.normal(seed, position, rows.to(self.device), width, stream=Stream.GAN_LATENTS)
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        return draws.permutation(self.config.seed, epoch, len(self.real_images), stream=Stream.GAN_ORDER)
 
     def _position(self, step: int, substep: int) -> int:
         return step * (self.config.discriminator_steps + 1) + substep
 
-    def _uniform(self, step: int, substep: int, rows: torch.Tensor, count: int, *, stream: int) -> torch.Tensor:
+    def _uniform(self, step: int, substep: int, rows: torch.Tensor, count: int, *, stream: Stream) -> torch.Tensor:
         return draws.uniform(
             self.config.seed, self._position(step, substep), rows.to(self.device), count, stream=stream
         )
@@ -86,7 +89,7 @@ class Batches:
         config, count = self.config, len(self.real_images)
         places = (step * config.discriminator_steps + substep) * config.batch_size + rows
         epochs = torch.unique(places // count)
-        order = torch.cat([draws.permutation(config.seed, int(epoch), count, stream=_ORDER) for epoch in epochs])
+        order = torch.cat([self._order(int(epoch)) for epoch in epochs])
         return order[places - epochs[0] * count]
 
     def _drawn(self, step: int, substep: int, rows: torch.Tensor) -> torch.Tensor:
@@ -95,7 +98,7 @@ class Batches:
     def _weighted(self, position: int, rows: torch.Tensor) -> torch.Tensor:
         """Indices drawn with replacement, by inverting the cumulated weights at a uniform number of 48 bits."""
         assert self.cumulated is not None
-        coarse, fine = draws.uniform(self.config.seed, position, rows, 2, stream=_CHOICE).double().unbind(1)
+        coarse, fine = draws.uniform(self.config.seed, position, rows, 2, stream=Stream.GAN_WEIGHTED).double().unbind(1)
         return torch.searchsorted(self.cumulated, (coarse + fine * 2**-24) * self.cumulated[-1], right=True)
 
 

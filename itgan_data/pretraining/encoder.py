@@ -8,10 +8,9 @@ from torch import nn
 from tqdm import trange
 
 from .. import draws
+from ..draws import Stream
 from ..running.checkpoint import Checkpoint
 from ..running.checkpointer import Checkpointer, checkpointing
-
-_SAMPLES, _SAMPLE_LABELS = 11, 12  # streams of `draws`
 
 
 class Encoder(nn.Module):
@@ -61,8 +60,7 @@ def train_encoder(
         FloatingPointError: its weights are not finite.
     """
     latent_dim, num_classes = int(generator.latent_dim), int(generator.num_classes)  # type: ignore[arg-type]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+    with draws.global_rng_seeded(draws.make_seed(seed, stream=Stream.ENCODER_WEIGHTS)):
         encoder = Encoder(generator.image_shape, num_classes, latent_dim)  # type: ignore[arg-type]
     encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr)
@@ -72,8 +70,9 @@ def train_encoder(
     rows = torch.arange(batch_size, device=device)
     with checkpointing(checkpointer, steps, remedy="lower lr_encoder of the inversion") as done:
         for step in (bar := trange(first, steps, desc="encoder", unit="step")):
-            latents = draws.normal(seed, step, rows, latent_dim, stream=_SAMPLES)
-            labels = (draws.uniform(seed, step, rows, 1, stream=_SAMPLE_LABELS).squeeze(1) * num_classes).long()
+            latents = draws.normal(seed, step, rows, latent_dim, stream=Stream.ENCODER_LATENTS)
+            chances = draws.uniform(seed, step, rows, 1, stream=Stream.ENCODER_LABELS).squeeze(1)
+            labels = (chances * num_classes).long()
             with torch.no_grad():
                 images = generator(latents, labels).float()
             loss = F.mse_loss(encoder(images, labels), latents)

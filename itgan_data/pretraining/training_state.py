@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .. import draws
+from ..draws import Stream
 from ..generators.biggan import BigGAN
 from ..generators.spectral import SpectralNorm
 from .config import GeneratorTrainerConfig
@@ -17,7 +18,7 @@ class TrainingState:
 
     def __init__(self, config: GeneratorTrainerConfig, device: torch.device) -> None:
         self.ema_decay = config.ema_decay
-        rng = draws.make_rng(config.seed)
+        rng = draws.make_rng(config.seed, stream=Stream.GAN_WEIGHTS)
         self.generator = BigGAN(config.generator, rng=rng)
         self.discriminator = ProjectionDiscriminator(
             config.discriminator_channels, config.generator.num_classes, config.generator.image_shape[1], rng

@@ -128,7 +128,7 @@ class TestPool:
         assert torch.equal(pool.network.classifier.weight, pool.states[0]["classifier.weight"])
         drawn = []
         for step in range(40):
-            pool.load_drawn(0, step)
+            pool.load_drawn(0, 0, step)
             drawn.append(torch.equal(pool.network.classifier.weight, pool.states[0]["classifier.weight"]))
         assert 8 < sum(drawn) < 32
 

@@ -9,7 +9,6 @@ import torch
 from conftest import run_on
 from torch import nn
 
-from itgan_data import draws
 from itgan_data.condense.inversion import InversionConfig, invert, starting_latents
 from itgan_data.images import LabeledImages, Normalization, signed_to_uint8, uint8_to_unit, unit_to_signed
 from itgan_data.pretraining.encoder import Encoder, train_encoder
@@ -30,7 +29,7 @@ def embed(images: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def latents() -> torch.Tensor:
     """Of the images to invert."""
-    return draws.normal(99, 0, torch.arange(12), 6)
+    return torch.randn(12, 6, generator=torch.Generator().manual_seed(99))
 
 
 @pytest.fixture

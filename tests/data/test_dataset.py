@@ -375,11 +375,6 @@ def test_a_worker_is_told_not_to_generate_on_the_gpu(latents: Any) -> None:
         next(iter(loader))
 
 
-@pytest.mark.usefixtures("global_rng_untouched")
-def test_the_global_rng_is_left_alone() -> None:
-    all_images(make_dataset())
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_images_made_on_the_gpu_reach_workers_by_the_cache() -> None:

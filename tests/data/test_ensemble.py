@@ -208,11 +208,6 @@ def test_transforms_that_a_loader_would_skip_are_refused() -> None:
         make_loader(make_ensemble(options={"transform": to_tensor}))
 
 
-@pytest.mark.usefixtures("global_rng_untouched")
-def test_the_global_rng_is_left_alone() -> None:
-    list(make_loader(make_ensemble()))
-
-
 def make_source(name: str, generator: TinyGenerator) -> LatentSource:
     drawn = RandomLatents(SIZE, 6, 3, truncation=1.5)
     learned = LatentSet.drawn_from(drawn, epoch=1)

@@ -221,11 +221,6 @@ def test_a_data_set_without_images_is_refused() -> None:
         make_loader(empty)
 
 
-@pytest.mark.usefixtures("global_rng_untouched")
-def test_the_global_rng_is_left_alone(images: LabeledImages) -> None:
-    list(make_loader(images))
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_are_the_same_on_the_gpu(images: LabeledImages) -> None:

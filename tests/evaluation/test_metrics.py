@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from itgan_data.draws import make_rng
 from itgan_data.evaluation.metrics import (
     _BETAS,
     WEIGHT_METHODS,
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 
 
 def normal(count: int, *shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, *shape, generator=make_rng(seed))
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def with_moments(mean: torch.Tensor, root: torch.Tensor, seed: int) -> torch.Tensor:
@@ -143,7 +142,8 @@ def test_too_few_samples_are_refused() -> None:
 
 class TestMsSsim:
     def noise(self, count: int, side: int = 32) -> torch.Tensor:
-        return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=make_rng(0))
+        rng = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=rng)
 
     @pytest.mark.parametrize("side", [12, 32, 64])
     def test_of_equal_images_is_one(self, side: int) -> None:

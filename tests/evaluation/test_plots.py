@@ -6,7 +6,6 @@ import pytest
 import torch
 from PIL import Image
 
-from itgan_data.draws import make_rng
 from itgan_data.evaluation.plots import (
     plot_curves,
     plot_features,
@@ -19,7 +18,7 @@ from itgan_data.images import LabeledImages
 
 pytestmark = pytest.mark.usefixtures("global_rng_untouched")
 
-FEATURES = torch.randn(40, 5, generator=make_rng(0))
+FEATURES = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % 3
 NAMES = ("red", "green", "blue")
 
@@ -34,12 +33,12 @@ def draw_training(path: Path) -> None:
 
 
 def draw_preview(path: Path) -> None:
-    images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=make_rng(1))
+    images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     plot_preview(path, images, torch.arange(12) % 2, NAMES, columns=4, title="images", real_images=images.flip(0))
 
 
 def draw_neighbors(path: Path) -> None:
-    images = torch.randint(0, 256, (7, 1, 8, 8), dtype=torch.uint8, generator=make_rng(1))
+    images = torch.randint(0, 256, (7, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     plot_neighbors(path, images, images.flip(0), torch.arange(7.0), columns=4)
 
 

@@ -191,8 +191,3 @@ def test_what_does_not_fit_is_refused(tiny_generator: TinyGenerator) -> None:
         FilteredLatents(LatentSet(torch.zeros(2, 1), torch.arange(2)), OnePixel(), BrightOrDark(), normalization=SIGNED)
     with pytest.raises(ValueError, match=r"must give logits \(30, 2\), got \(30, 1\)"):
         make_filtered(classifier=nn.Flatten()).batch(EVERYTHING)
-
-
-@pytest.mark.usefixtures("global_rng_untouched")
-def test_the_global_rng_is_left_alone() -> None:
-    make_filtered().batch(EVERYTHING)

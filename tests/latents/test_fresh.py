@@ -59,10 +59,6 @@ class TestEverySource:
         assert source.batch(EVERYTHING)[0].dtype == torch.float32
         assert repr(source).startswith(type(source).__name__)
 
-    @pytest.mark.usefixtures("global_rng_untouched")
-    def test_the_global_rng_is_left_alone(self, source: LatentSource) -> None:
-        source.batch(EVERYTHING)
-
 
 class TestRandom:
     def test_classes_are_balanced_unless_labels_are_given(self) -> None:

@@ -3,6 +3,7 @@ import torch
 
 from itgan_data.generators.biggan import BigGANConfig
 from itgan_data.images import LabeledImages
+from itgan_data.latents.fresh import RandomLatents
 from itgan_data.pretraining.batches import Batches
 from itgan_data.pretraining.config import GeneratorTrainerConfig
 
@@ -46,6 +47,13 @@ class TestShares:
         updates = [(step, substep) for step in range(3) for substep in range(3)]
         assert len({tuple(batches.latents(*update, ROWS)[0].flatten().tolist()) for update in updates}) == 9
         assert len({tuple(which(batches.real(*update, MANY[:50])[0])) for update in updates}) == 9
+
+
+def test_labels_do_not_follow_fresh_latents_of_the_same_seed() -> None:
+    latents, _ = RandomLatents(len(MANY), 5, 3, truncation=2.0, seed=CONFIG.seed).batch(MANY)
+    _, labels = make_batches().latents(0, 0, MANY)
+    correlation = torch.corrcoef(torch.stack([*latents.double().unbind(1), labels.double()]))[-1, :-1]
+    assert correlation.abs().max() < 5 / len(MANY) ** 0.5
 
 
 class TestSampleWeights:

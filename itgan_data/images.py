@@ -5,7 +5,6 @@ Four ranges are used, and every function says which it takes: *signed* [-1, 1] (
 """
 
 import importlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any, cast
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
+from torchvision.utils import make_grid
 
 from .storage.files import fingerprint
 
@@ -50,16 +50,9 @@ def to_pil(image: torch.Tensor) -> Image.Image:
 
 
 def image_grid(images: torch.Tensor, columns: int, *, padding: int = 2) -> Image.Image:
-    """Unit images `[N, C, H, W]` side by side on white, row by row."""
-    count, _, height, width = images.shape
-    rows = math.ceil(count / columns)
-    canvas = torch.full((3, rows * (height + padding) + padding, columns * (width + padding) + padding), 255)
-    canvas = canvas.to(torch.uint8)
-    for position, image in enumerate(unit_to_uint8(images.detach().float().cpu())):
-        top = padding + position // columns * (height + padding)
-        left = padding + position % columns * (width + padding)
-        canvas[:, top : top + height, left : left + width] = image
-    return to_pil(canvas)
+    """Unit images `[N, C, H, W]` on white, `columns` in a row; a single image is shown without a border."""
+    pixels = unit_to_uint8(images.detach().float().cpu())
+    return to_pil(make_grid(pixels, columns, padding, pad_value=255))
 
 
 @dataclass(frozen=True)

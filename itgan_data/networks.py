@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torchvision.models import vgg
 
 from .draws import global_rng_seeded
 
@@ -126,40 +127,11 @@ def _resnet18(channels: int) -> tuple[nn.Module, int]:
     return body, 512
 
 
-VGG19 = (
-    64,
-    64,
-    0,
-    128,
-    128,
-    0,
-    256,
-    256,
-    256,
-    256,
-    0,
-    512,
-    512,
-    512,
-    512,
-    0,
-    512,
-    512,
-    512,
-    512,
-    0,
-)  # 0: pool
-
-
 def _vgg19(channels: int) -> tuple[nn.Module, int]:
     """The convolutions of VGG-19 with batch norm, averaged; its three linear layers are for 224 px."""
-    layers: list[nn.Module] = []
-    for width in VGG19:
-        if width:
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-            channels = width
-        else:
-            layers.append(nn.MaxPool2d(2))
+    layers = vgg.make_layers(vgg.cfgs["E"], batch_norm=True)
+    if channels != 3:  # which torchvision takes for granted
+        layers[0] = nn.Conv2d(channels, 64, 3, padding=1)
     body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     _initialize_convolutions(body)
     return body, 512

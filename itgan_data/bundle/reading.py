@@ -12,8 +12,6 @@ from typing import Any
 from torch import nn
 
 from ..generators.contract import ImageGenerator, as_generator
-from ..generators.frozen import FrozenBigGAN
-from ..generators.pixels import Pixels
 from ..generators.store import CONFIG_FILE, read_generator
 from ..generators.trusted import Trust
 from ..images import Normalization
@@ -36,7 +34,7 @@ class Bundle:
     """A loaded bundle. `config` is the content of `config.json`."""
 
     config: dict[str, Any]
-    generator: FrozenBigGAN | Pixels | ImageGenerator
+    generator: ImageGenerator
     latents: LatentSet
     path: Path
 
@@ -178,7 +176,7 @@ def check_agreement(config: Mapping[str, Any], module: nn.Module, latents: Laten
         ValueError: they do not.
     """
     generator = as_generator(module)
-    check_fit(latents, latent_dim=generator.latent_dim, num_classes=generator.num_classes)
+    check_fit(latents, generator)
     if len(config["class_names"]) != generator.num_classes:
         raise ValueError(
             f"class_names must name the generator's {generator.num_classes} classes, got {len(config['class_names'])}"

@@ -21,7 +21,6 @@ from ..evaluation.protocol import measure_normalization
 from ..evaluation.quality import Judge
 from ..evaluation.results import environment
 from ..generators.contract import ImageGenerator
-from ..generators.frozen import FrozenBigGAN
 from ..generators.importers import import_generator
 from ..generators.pixels import Pixels
 from ..generators.store import load_generator, save_generator
@@ -248,7 +247,7 @@ def _describe(
 
 def _generator(
     folder: Path | None, method: str, real: LabeledImages, config: CondenserConfig, trust: Trust
-) -> FrozenBigGAN | Pixels | ImageGenerator:
+) -> ImageGenerator:
     """The generator to condense with: pixels, or what is stored in `folder`."""
     if method in PIXEL_METHODS:
         if folder is not None:

@@ -35,7 +35,7 @@ from .network_source import FreshSource, NetworkSource, PoolSource
 from .objective import Batch, DistributionObjective, GradientObjective, Matching, Objective
 from .pool import EmbeddingPool, build_pool
 from .selection import indices_by_class
-from .units import MAY_DIFFER, Unit, check_fit, check_folders, choose, frozen, identity, more_units, units_of
+from .units import MAY_DIFFER, Unit, check_folders, check_real_images, choose, frozen, identity, more_units, units_of
 
 __all__ = ["Condenser", "OutOfTimeError", "Shard", "Unit"]
 
@@ -79,7 +79,7 @@ class Condenser:
         self.generator = frozen(generator, self.device)
         probe_images(self.generator)
         real_images = load_images(real_dataset, image_shape=tuple(generator.image_shape))  # type: ignore[arg-type]
-        check_fit(real_images, generator, config)
+        check_real_images(real_images, generator, config)
         self.by_class = indices_by_class(real_images)
         self.chosen = choose(real_images, config.images_per_class, config.seed)
         if config.tensorboard:

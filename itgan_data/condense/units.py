@@ -62,7 +62,7 @@ def identity(generator: nn.Module) -> dict[str, str]:
     return {"generator": fingerprint(weights) if weights else repr(generator)}
 
 
-def check_fit(real_images: LabeledImages, generator: nn.Module, config: CondenserConfig) -> None:
+def check_real_images(real_images: LabeledImages, generator: nn.Module, config: CondenserConfig) -> None:
     """Refuse classes that are not the generator's, or a normalisation of other channels.
 
     Raises:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 from torchvision.datasets import VisionDataset
 
+from ..generators.contract import ImageGenerator, as_generator
 from ..images import to_pil, uint8_to_unit
 from ..latents.stored import LatentSource
 from .batch import Batch
@@ -68,10 +69,10 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
         classes: Sequence[str] | None = None,
     ) -> None:
         images = GeneratedImages(generator, latents, device=device, cache=cache, dtype=dtype)
-        described: Any = generator
-        names = [str(label) for label in range(described.num_classes)] if classes is None else list(classes)
-        if len(names) != described.num_classes:
-            raise ValueError(f"classes must name the generator's {described.num_classes}, got {len(names)} names")
+        num_classes = as_generator(generator).num_classes
+        names = [str(label) for label in range(num_classes)] if classes is None else list(classes)
+        if len(names) != num_classes:
+            raise ValueError(f"classes must name the generator's {num_classes}, got {len(names)} names")
         # Not super().__init__: a subclass may also derive from CIFAR10, whose __init__ would read files.
         VisionDataset.__init__(self, transform=transform, target_transform=target_transform)
         self._generated: GeneratedImages | None = images
@@ -102,7 +103,7 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
         self._data = images
 
     @property
-    def generator(self) -> nn.Module | None:
+    def generator(self) -> ImageGenerator | None:
         """The generator, or None once `data` was assigned."""
         return None if self._generated is None else self._generated.generator
 

@@ -134,7 +134,6 @@ def _check_alike(datasets: Sequence[SyntheticDataset]) -> None:
 
 
 def _image_shape(dataset: SyntheticDataset) -> tuple[int, ...]:
-    generator: Any = dataset.generator
-    if generator is None:
+    if dataset.generator is None:
         raise ValueError("a data set has no generator, for its `data` were assigned; expected generated images")
-    return tuple(generator.image_shape)
+    return tuple(dataset.generator.image_shape)

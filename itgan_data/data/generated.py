@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import get_worker_info
 
+from ..generators.contract import ImageGenerator, as_generator
 from ..generators.sampling import generate
 from ..images import signed_to_unit, uint8_to_unit, unit_to_uint8
 from ..latents.stored import LatentSource, check_fit
@@ -52,10 +53,10 @@ class GeneratedImages:
         cache: Cache,
         dtype: torch.dtype | None,
     ) -> None:
-        described: Any = generator
         if len(latents) == 0:
             raise ValueError("there are no latents, so there would be no images; expected at least one")
-        check_fit(latents, latent_dim=described.latent_dim, num_classes=described.num_classes)
+        generator = as_generator(generator)
+        check_fit(latents, generator)
         if cache not in CACHES:
             raise ValueError(f"cache must be one of {CACHES}, got {cache!r}")
         if cache == "float" and latents.fresh:
@@ -64,10 +65,10 @@ class GeneratedImages:
             raise ValueError(f"dtype must be None, float32 or one of {AUTOCAST_DTYPES}, got {dtype}")
         parameter = next(generator.parameters(), torch.empty(0))
         self.device = torch.device(device) if device is not None else parameter.device
-        self.generator = generator.to(self.device).eval()
+        self.generator: ImageGenerator = generator.to(self.device).eval()
         self.latents = latents
         self.dtype = dtype
-        self.image_shape: tuple[int, ...] = tuple(described.image_shape)
+        self.image_shape = tuple(generator.image_shape)
         self._kept = None if cache is None or latents.fresh else self._keep(cache)
 
     def __len__(self) -> int:

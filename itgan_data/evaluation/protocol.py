@@ -58,7 +58,7 @@ def evaluate(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     source = as_source(train_source)
     test_images = load_images(test_dataset)
-    _check_fit(source, test_images)
+    _check_test_set(source, test_images)
     normalization = normalization or measure_normalization(source)
     if isinstance(source, LabeledImages):
         source = source.to(device)
@@ -112,7 +112,7 @@ def measure_normalization(source: ImageSource) -> Normalization:
     return Normalization(tuple(mean.tolist()), tuple(std.clamp(min=1e-3).tolist()))
 
 
-def _check_fit(source: ImageSource, test_images: LabeledImages) -> None:
+def _check_test_set(source: ImageSource, test_images: LabeledImages) -> None:
     if len(source) == 0:
         raise ValueError("the training set has no images; expected at least one")
     unit, _ = source.unit_batch(torch.zeros(1, dtype=torch.int64), 0)

@@ -15,10 +15,10 @@ _LEVEL = 2 / 255  # between two values of uint8, in signed images
 
 
 class ImageGenerator(nn.Module):
-    """What annotations call a module that keeps the contract; no module has to be derived from it.
+    """The type of a generator: called as `generator(latents, labels)`, it returns signed images `[N, *image_shape]`.
 
-    Called as `generator(latents, labels)`: latents float `[N, latent_dim]`, labels int64 `[N]`; returns signed images
-    `[N, *image_shape]`.
+    Latents are float `[N, latent_dim]`, labels int64 `[N]`. It adds nothing to `nn.Module` but the types of three
+    attributes, so a module need not be derived from it: `as_generator` takes any module that has them.
     """
 
     latent_dim: int

@@ -4,11 +4,12 @@ import torch
 from torch import nn
 
 from .biggan import BatchStatistics, BigGAN, BigGANConfig, ClassBatchNorm2d, ConditionBatchNorm2d, UpBlock, first_map
+from .contract import ImageGenerator
 from .frozen_layers import ClassAffine, Conv2d, FrozenUpBlock
 from .spectral import SpectralConv2d, SpectralNorm
 
 
-class FrozenBigGAN(nn.Module):
+class FrozenBigGAN(ImageGenerator):
     """A trained BigGAN for use: plain weights, no gradients of its own, every image independent of its batch.
 
     Called as `generator(latents, labels)`: latents `[N, latent_dim]` float, labels `[N]` int64; returns signed

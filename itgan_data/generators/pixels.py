@@ -1,17 +1,18 @@
 """Pixels as parameters: a generator without weights, whose latent is the image."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..images import Normalization, unit_to_signed
+from .contract import ImageGenerator
 
 _MAX_SIZE = 1 << 16  # of a side and the number of classes in a file
 
 
-class Pixels(nn.Module):
+class Pixels(ImageGenerator):
     """Shows latents as images: a latent is a standardized image `[C * H * W]`, one value a pixel and channel.
 
     With it whatever learns latents learns pixels, on the scale that published learning rates of pixels are meant for.
@@ -28,7 +29,8 @@ class Pixels(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, normalization: Normalization) -> None:
         super().__init__()
-        self.image_shape: tuple[int, int, int] = tuple(image_shape)  # type: ignore[assignment]  # JSON gives a list
+        self.image_shape = tuple(image_shape)  # type: ignore[assignment]  # JSON gives a list
+        self.latent_dim = math.prod(self.image_shape)
         self.num_classes = num_classes
         self.normalization = normalization
         if len(self.image_shape) != 3 or min(*self.image_shape, num_classes) < 1:
@@ -40,11 +42,6 @@ class Pixels(nn.Module):
                 f"normalization has {len(normalization.mean)} channels and images of {self.image_shape} have "
                 f"{self.image_shape[0]}; give one mean and std a channel"
             )
-
-    @property
-    def latent_dim(self) -> int:
-        channels, height, width = self.image_shape
-        return channels * height * width
 
     @property
     def arguments(self) -> dict[str, Any]:

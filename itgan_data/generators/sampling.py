@@ -1,10 +1,11 @@
 """Many images of a generator: without gradients, in chunks, in a chosen precision."""
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
+
+from .contract import as_generator
 
 # Numbers in the largest map of features of a chunk. CPU: 16 MiB of float32, which stays in the cache and below the
 # 32 MiB from which glibc has the kernel clear fresh pages for every map. GPU: 256 MiB, enough to keep it busy.
@@ -40,11 +41,11 @@ def generate(
     Raises:
         ValueError: chunk is not positive, or the generator returns another shape.
     """
-    described: Any = generator
+    image_shape = as_generator(generator).image_shape
     chunk = default_chunk(generator, latents.device) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
-    images = torch.empty((len(latents), *described.image_shape), device=latents.device)
+    images = torch.empty((len(latents), *image_shape), device=latents.device)
     reduced = dtype in (torch.bfloat16, torch.float16)
     with torch.autocast(latents.device.type, dtype=dtype if reduced else None, enabled=reduced):
         parts = (torch.split(tensor, chunk) for tensor in (images, latents, labels))
@@ -62,7 +63,6 @@ def default_chunk(generator: nn.Module, device: torch.device) -> int:
     A generator that does not say how large its `largest_map` of an image is, is taken for one of 256 channels at
     full resolution.
     """
-    described: Any = generator
-    unknown = _CHANNELS_IF_UNKNOWN * math.prod(described.image_shape[1:])
-    largest: int = getattr(described, "largest_map", unknown)
+    unknown = _CHANNELS_IF_UNKNOWN * math.prod(as_generator(generator).image_shape[1:])
+    largest: int = getattr(generator, "largest_map", unknown)
     return max(1, (_MAP_SIZE_GPU if device.type == "cuda" else _MAP_SIZE_CPU) // largest)

@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,7 +65,7 @@ def _check_rebuilt(generator: nn.Module, description: Mapping[str, Any]) -> None
 
 def build_generator(
     description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, trust: Trust = ()
-) -> FrozenBigGAN | Pixels | ImageGenerator:
+) -> ImageGenerator:
     """The frozen generator of a description and its tensors, in float32 (a trusted class: in the dtypes it chooses).
 
     Raises:
@@ -82,9 +82,7 @@ def build_generator(
     return generator.to(memory_format=torch.channels_last)
 
 
-def read_generator(
-    folder: Path, config: Mapping[str, Any], *, trust: Trust = ()
-) -> FrozenBigGAN | Pixels | ImageGenerator:
+def read_generator(folder: Path, config: Mapping[str, Any], *, trust: Trust = ()) -> ImageGenerator:
     """The generator of a folder whose `config.json` was read; its file is checked before it takes memory.
 
     Raises:
@@ -96,7 +94,7 @@ def read_generator(
     return build_generator(config["generator"], load_tensors(folder / WEIGHTS_FILE), trust=trust)
 
 
-def _outline(description: object, trust: Trust) -> FrozenBigGAN | Pixels | ImageGenerator:
+def _outline(description: object, trust: Trust) -> ImageGenerator:
     """A generator without memory for its weights."""
     if not isinstance(description, Mapping):
         raise ValueError(f"the description of a generator must be an object, got {type(description).__name__}")
@@ -163,15 +161,7 @@ def save_generator(folder: str | os.PathLike[str], generator: nn.Module, *, dtyp
     write_json(folder / CONFIG_FILE, {"generator": description, "sha256": checksum})
 
 
-@overload
-def load_generator(path: str | os.PathLike[str]) -> FrozenBigGAN | Pixels: ...
-
-
-@overload
-def load_generator(path: str | os.PathLike[str], *, trust: Trust) -> FrozenBigGAN | Pixels | ImageGenerator: ...
-
-
-def load_generator(path: str | os.PathLike[str], *, trust: Trust = ()) -> FrozenBigGAN | Pixels | ImageGenerator:
+def load_generator(path: str | os.PathLike[str], *, trust: Trust = ()) -> ImageGenerator:
     """Read a frozen generator from a folder: what `GeneratorTrainer` wrote, or a bundle.
 
     Args:

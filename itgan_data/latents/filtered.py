@@ -1,11 +1,12 @@
 """`FilteredLatents`: draws of which a classifier that was trained on real images recognises the image."""
 
 import logging
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from ..generators.contract import as_generator
 from ..generators.sampling import generate
 from ..images import Normalization, signed_to_unit
 from .stored import LatentSource, check_fit
@@ -64,8 +65,8 @@ class FilteredLatents:
         max_tries: int = 100,
         dtype: torch.dtype | None = None,
     ) -> None:
-        described: Any = generator
-        check_fit(source, latent_dim=described.latent_dim, num_classes=described.num_classes)
+        self.num_classes = as_generator(generator).num_classes
+        check_fit(source, as_generator(generator))
         if not source.fresh:
             raise ValueError("stored latents cannot be drawn again; filter fresh ones, or use LatentSet.select")
         if not 0 <= min_probability <= 1:
@@ -80,7 +81,6 @@ class FilteredLatents:
         self.max_tries = max_tries
         self.dtype = dtype
         self.latent_dim = source.latent_dim
-        self.num_classes: int = described.num_classes
         self.labels = source.labels
         self.num_tried = _shared_counts(self.num_classes)
         """Candidates of each class that were judged so far, by this process and the data set workers it started."""

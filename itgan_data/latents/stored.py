@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol, TypeVar
 
 import torch
 
+from ..generators.contract import ImageGenerator
 from ..storage.files import load_tensors
 from .files import StoredRows, encode, save_files, stored_files
 
@@ -220,19 +221,19 @@ class LatentSet:
         )
 
 
-def check_fit(latents: LatentSource, *, latent_dim: int, num_classes: int) -> None:
-    """Refuse latents that a generator of `latent_dim` and `num_classes` cannot take.
+def check_fit(latents: LatentSource, generator: ImageGenerator) -> None:
+    """Refuse latents that the generator cannot take.
 
     Raises:
         ValueError: latents of another width than the generator's, or a label beyond its classes.
     """
-    if latents.latent_dim != latent_dim:
+    if latents.latent_dim != generator.latent_dim:
         raise ValueError(
-            f"the generator takes latents of width {latent_dim}, got {latents.latent_dim}; "
+            f"the generator takes latents of width {generator.latent_dim}, got {latents.latent_dim}; "
             "use the generator they were made for"
         )
-    if (largest := int(latents.labels.max())) >= num_classes:
-        raise ValueError(f"labels must lie in 0..{num_classes - 1} for this generator, got {largest}")
+    if (largest := int(latents.labels.max())) >= generator.num_classes:
+        raise ValueError(f"labels must lie in 0..{generator.num_classes - 1} for this generator, got {largest}")
 
 
 def _check_floats(name: str, values: Matrix) -> None:

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from itgan_data.generators.pixels import Pixels
+from itgan_data.images import Normalization
 from itgan_data.latents.fresh import RandomLatents
 from itgan_data.latents.stored import LatentSet, check_fit
 from itgan_data.storage.files import save_tensors
@@ -282,11 +284,12 @@ def mapped_files(folder: Path) -> list[Path]:
 
 def test_latents_must_fit_the_generator() -> None:
     latents = make_latents()
-    check_fit(latents, latent_dim=5, num_classes=3)
+    half = Normalization((0.5,), (0.5,))
+    check_fit(latents, Pixels((1, 1, 5), 3, half))
     with pytest.raises(ValueError, match="takes latents of width 6, got 5"):
-        check_fit(latents, latent_dim=6, num_classes=3)
+        check_fit(latents, Pixels((1, 1, 6), 3, half))
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1 for this generator, got 2"):
-        check_fit(latents, latent_dim=5, num_classes=2)
+        check_fit(latents, Pixels((1, 1, 5), 2, half))
 
 
 def test_a_set_drawn_from_a_source_is_one_epoch_of_it() -> None:

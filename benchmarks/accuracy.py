@@ -42,11 +42,11 @@ from itgan_data.bundle.writing import LATENTS_FILE, Bundle, load_bundle
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.generators.store import WEIGHTS_FILE
-from itgan_data.images import LabeledImages
+from itgan_data.images import ImageSource, LabeledImages
 from itgan_data.latents.fresh import RandomLatents
 from itgan_data.latents.stored import LatentSet
 from itgan_data.networks import NETWORKS
-from itgan_data.recipes import ImageSource, fast_recipe, paper_recipe
+from itgan_data.recipes import fast_recipe, paper_recipe
 from itgan_data.storage.files import sha256_of
 
 CORESETS = ("real-herding", "real-forgetting")

@@ -40,14 +40,14 @@ from itgan_data.evaluation.protocol import NetworkFactory
 from itgan_data.evaluation.results import Results, RowKey, SeedResult, Summary, environment, summarize
 from itgan_data.generators.biggan import BigGANConfig
 from itgan_data.generators.frozen import FrozenBigGAN, fold
-from itgan_data.images import LabeledImages, uint8_to_unit, unit_to_uint8
+from itgan_data.images import ImageSource, LabeledImages, uint8_to_unit, unit_to_uint8
 from itgan_data.latents.filtered import FilteredLatents
 from itgan_data.latents.fresh import RandomLatents
 from itgan_data.networks import Classifier, create_network
 from itgan_data.pretraining import presets
 from itgan_data.pretraining.config import GeneratorTrainerConfig
 from itgan_data.pretraining.gan import GeneratorTrainer
-from itgan_data.recipes import ImageSource, Recipe, fast_recipe
+from itgan_data.recipes import Recipe, fast_recipe
 from itgan_data.storage.files import fingerprint, load_tensors, read_json, save_tensors, write_json
 
 INDEPENDENT = "independent"

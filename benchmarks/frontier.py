@@ -28,9 +28,9 @@ from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.datasets import load_images, open_dataset
 from itgan_data.evaluation.protocol import measure_normalization
 from itgan_data.evaluation.results import Results, RowKey, SeedResult, environment
-from itgan_data.images import LabeledImages, Normalization
+from itgan_data.images import ImageSource, LabeledImages, Normalization
 from itgan_data.networks import NETWORKS
-from itgan_data.recipes import ImageSource, Recipe, fast_recipe
+from itgan_data.recipes import Recipe, fast_recipe
 from itgan_data.storage.files import write_atomically
 
 WHOLE = "real-whole"

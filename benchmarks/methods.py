@@ -39,9 +39,10 @@ from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.generators.pixels import Pixels
 from itgan_data.generators.store import WEIGHTS_FILE
+from itgan_data.images import ImageSource
 from itgan_data.latents.fresh import RandomLatents
 from itgan_data.latents.stored import LatentSet
-from itgan_data.recipes import ImageSource, Recipe, fast_recipe, paper_recipe
+from itgan_data.recipes import Recipe, fast_recipe, paper_recipe
 from itgan_data.storage.files import read_json
 
 METHODS: dict[str, Callable[..., CondenserConfig]] = {

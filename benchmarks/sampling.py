@@ -38,11 +38,12 @@ from itgan_data.data.ensemble import SyntheticEnsemble
 from itgan_data.draws import Stream, make_seed
 from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.generators.store import WEIGHTS_FILE, load_generator
+from itgan_data.images import ImageSource
 from itgan_data.latents.filtered import FilteredLatents
 from itgan_data.latents.fresh import JitteredLatents, MixedLatents, RandomLatents
 from itgan_data.latents.stored import LatentSet, LatentSource
 from itgan_data.networks import create_network
-from itgan_data.recipes import ImageSource, Recipe, fast_recipe
+from itgan_data.recipes import Recipe, fast_recipe
 from itgan_data.storage.files import (
     fingerprint,
     load_tensors,

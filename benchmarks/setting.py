@@ -18,9 +18,9 @@ from itgan_data.draws import Stream, make_rng
 from itgan_data.evaluation.protocol import NetworkFactory, evaluate
 from itgan_data.evaluation.results import Results, SeedResult, Summary, summarize
 from itgan_data.generators.store import WEIGHTS_FILE
-from itgan_data.images import LabeledImages, Normalization
+from itgan_data.images import ImageSource, LabeledImages, Normalization
 from itgan_data.latents.stored import LatentSource
-from itgan_data.recipes import ImageSource, Recipe
+from itgan_data.recipes import Recipe
 from itgan_data.storage.files import read_json
 
 MAX_HELD_OUT = 5000

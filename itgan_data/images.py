@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from PIL import Image
@@ -81,6 +81,16 @@ class Normalization:
     @staticmethod
     def _channels(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+class ImageSource(Protocol):
+    """Images by index, as training and evaluation read them: `LabeledImages`, `SyntheticDataset` and others."""
+
+    def __len__(self) -> int: ...
+
+    def unit_batch(self, indices: torch.Tensor, epoch: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unit images `[B, C, H, W]` and int64 labels `[B]` at `indices` `[B]`; a new epoch may make other images."""
+        ...
 
 
 class LabeledImages(Dataset[tuple[Image.Image, int]]):

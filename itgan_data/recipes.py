@@ -6,7 +6,7 @@ Work is counted in updates, not epochs, so that training sets of different sizes
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +16,7 @@ from . import draws
 from .augmentation import DSA, Augmentation, CropFlip
 from .config import autocast, check_precision, check_types
 from .draws import Stream
-from .images import Normalization
-
-
-class ImageSource(Protocol):
-    """Anything that gives batches of images by index: `LabeledImages`, `SyntheticDataset`."""
-
-    def __len__(self) -> int: ...
-
-    def unit_batch(self, indices: torch.Tensor, epoch: int, /) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unit images `[B, C, H, W]` and int64 labels `[B]` at `indices` `[B]`."""
-        ...
+from .images import ImageSource, Normalization
 
 
 @dataclass(frozen=True, kw_only=True)

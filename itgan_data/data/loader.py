@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import default_collate
@@ -10,17 +10,9 @@ from torch.utils.data import default_collate
 from .. import draws
 from ..augmentation import Augmentation
 from ..draws import Stream
-from ..images import Normalization
+from ..images import ImageSource, Normalization
 from .dataset import SyntheticDataset
 from .ensemble import SyntheticEnsemble
-
-
-class BatchSource(Protocol):
-    """What a loader needs of its data set: `SyntheticDataset` and `LabeledImages` have it."""
-
-    def __len__(self) -> int: ...
-
-    def unit_batch(self, indices: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class SyntheticLoader:
@@ -49,7 +41,7 @@ class SyntheticLoader:
 
     def __init__(
         self,
-        dataset: BatchSource,
+        dataset: ImageSource,
         batch_size: int,
         *,
         shuffle: bool,

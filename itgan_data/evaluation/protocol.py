@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from ..datasets import load_images
 from ..draws import Stream, make_rng
-from ..images import LabeledImages, Normalization
+from ..images import ImageSource, LabeledImages, Normalization
 from ..networks import NETWORKS, create_network
-from ..recipes import ImageSource, Recipe, accuracy, train_classifier
+from ..recipes import Recipe, accuracy, train_classifier
 from .results import SeedResult
 
 logger = logging.getLogger(__name__)

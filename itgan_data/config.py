@@ -1,26 +1,25 @@
-"""What every configuration shares: checked types, what convolutions compute in, optional packages, the release."""
+"""What every configuration shares: fields that say what they allow, precision, optional packages, the release.
+
+A configuration is a frozen dataclass whose annotations are the only place that says what a field allows and whether it
+may differ when work is resumed; `check`, called in its `__post_init__`, reads them::
+
+    steps: Annotated[int, AtLeast(1), MayDiffer] = 5000
+    optimizer: Literal["adam", "sgd"] = "adam"
+"""
 
 import importlib.metadata
-import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
-from typing import Any, get_args
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-PRECISIONS = ("float32", "bfloat16")
-
-
-def check_precision(precision: str) -> None:
-    """Refuse what is not one of `PRECISIONS`.
-
-    Raises:
-        ValueError: another name.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
+Precision = Literal["float32", "bfloat16"]
+Config = TypeVar("Config")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -54,39 +53,141 @@ def needs_extra(extra: str) -> Iterator[None]:
         raise RuntimeError(f"{error.name} cannot be imported ({error}); pip install 'itgan_data[{extra}]'") from error
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+class Rule:
+    """What the value of a field must do, in words, and whether a value does it."""
+
+    def __init__(self, words: str, holds: Callable[[Any], bool]) -> None:
+        self.words = words
+        self.holds = holds
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+class AtLeast(Rule):
+    def __init__(self, low: float) -> None:
+        super().__init__(f"be at least {low}", lambda value: value >= low)
 
 
-_KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
-    int: ("a whole number", _is_whole),
-    float: ("a finite number", _is_finite),
-    bool: ("true or false", lambda value: isinstance(value, bool)),
-    str: ("text", lambda value: isinstance(value, str)),
+class AtMost(Rule):
+    def __init__(self, high: float) -> None:
+        super().__init__(f"be at most {high}", lambda value: value <= high)
+
+
+class Above(Rule):
+    def __init__(self, low: float) -> None:
+        super().__init__(f"be above {low}" if low else "be positive", lambda value: value > low)
+
+
+class Between(Rule):
+    """Both ends included."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__(f"lie in [{low}, {high}]", lambda value: low <= value <= high)
+
+
+class HalfOpen(Rule):
+    """`low` included, `high` not."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__(f"lie in [{low}, {high})", lambda value: low <= value < high)
+
+
+class OneOf(Rule):
+    """For choices that are the keys of a table; others are a `Literal`."""
+
+    def __init__(self, choices: tuple[str, ...]) -> None:
+        *others, last = map(repr, choices)
+        super().__init__(f"be {', '.join(others)} or {last}", choices.__contains__)
+
+
+class MayDiffer:
+    """Marks a field that may have another value when work is resumed. Every other field determines the work."""
+
+
+def _is_number(value: object) -> bool:
+    # Not math.isfinite, which raises for the whole numbers of hundreds of digits that a file may hold.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+_KINDS = {
+    int: Rule("be a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: Rule("be a finite number", _is_number),
+    bool: Rule("be true or false", lambda value: isinstance(value, bool)),
+    str: Rule("be text", lambda value: isinstance(value, str)),
 }
 
 
-def check_types(config: Any) -> None:
-    """Refuse values that are not what a field asks for: whole and finite numbers, truth values, text.
+def check(config: Any) -> None:
+    """Refuse values that are not what their fields ask for; turn JSON's lists and objects into what they stand for.
 
     Args:
-        config: a dataclass; fields annotated otherwise are passed over.
+        config: a dataclass. Types are whole and finite numbers, truth values, text, `Literal`, tuples of these, other
+            configurations, and each of them `| None`; fields of other types are passed over.
 
     Raises:
-        ValueError: a value of another type (numbers of NumPy too), NaN or infinity: configurations are kept as JSON.
+        ValueError: a value of another type (numbers of NumPy too), NaN or infinity: configurations are kept as JSON;
+            or a value that breaks a `Rule`.
     """
-    for field in fields(config):
-        value = getattr(config, field.name)
-        kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
-        if value is None and NoneType in kinds:
-            continue
-        for kind, (expected, fits) in _KINDS.items():
-            if kind in kinds and not fits(value):
-                raise ValueError(f"{field.name} must be {expected}, got {value!r:.80}")
+    for name, hint in _hints(config.__class__).items():
+        object.__setattr__(config, name, _fit(name, getattr(config, name), hint))  # the dataclass may be frozen
+
+
+def from_json(kind: Callable[..., Config], values: object) -> Config:
+    """The configuration whose fields have these JSON values.
+
+    Raises:
+        ValueError: no object, unknown or missing names, or values that do not fit.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"expected an object, got {type(values).__name__}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{error!s:.200}") from error
+
+
+def marked(kind: type, mark: type) -> tuple[str, ...]:
+    """Names of the fields of a configuration that carry a mark, such as `MayDiffer`."""
+    return tuple(name for name, hint in _hints(kind).items() if mark in getattr(hint, "__metadata__", ()))
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _fit(name: str, value: Any, hint: Any) -> Any:
+    extras = getattr(hint, "__metadata__", ())
+    plain = get_args(hint)[0] if extras else hint
+    kind, *others = get_args(plain) if get_origin(plain) in (Union, UnionType) else (plain,)
+    if value is None and NoneType in others:
+        return None
+    if get_origin(kind) is tuple:
+        value = _fit_items(name, value, get_args(kind))
+    elif is_dataclass(kind) and isinstance(value, Mapping):
+        value = from_json(kind, value)  # type: ignore[arg-type]
+    for rule in (_rule(kind), *extras):
+        if isinstance(rule, Rule) and not rule.holds(value):
+            raise ValueError(f"{name} must {rule.words}, got {value!r:.80}")
+    return value
+
+
+def _fit_items(name: str, values: object, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(values, (list, tuple)):
+        raise ValueError(f"{name} must be a list, got {values!r:.80}")
+    if kinds[-1] is ...:
+        kinds = kinds[:1] * len(values)
+    if len(values) != len(kinds):
+        raise ValueError(f"{name} must be a list of {len(kinds)}, got {values!r:.80}")
+    return tuple(_fit(f"each of {name}", value, kind) for value, kind in zip(values, kinds, strict=True))
+
+
+def _rule(kind: Any) -> Rule | None:
+    """What a value of this type must be."""
+    if get_origin(kind) is Literal:
+        return OneOf(get_args(kind))
+    if is_dataclass(kind) and isinstance(kind, type):
+        return Rule(f"be a {kind.__name__}", lambda value: isinstance(value, kind))
+    return _KINDS.get(kind)
 
 
 def package_version() -> str | None:

@@ -8,13 +8,14 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.utils import make_grid
 
+from .config import Above, check
 from .storage.files import fingerprint
 
 
@@ -60,15 +61,12 @@ class Normalization:
     """Per-channel mean and standard deviation of unit images."""
 
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Above(0)], ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(self.mean))  # JSON gives lists
-        object.__setattr__(self, "std", tuple(self.std))
+        check(self)
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(f"mean and std must have one value a channel, got {len(self.mean)} and {len(self.std)}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
 
     def standardize(self, images: torch.Tensor) -> torch.Tensor:
         """Take unit images `[..., C, H, W]` to `(images - mean) / std`."""

@@ -6,7 +6,7 @@ Work is counted in updates, not epochs, so that training sets of different sizes
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import nn
 
 from . import draws
 from .augmentation import DSA, Augmentation, CropFlip
-from .config import autocast, check_precision, check_types
+from .config import Above, AtLeast, HalfOpen, Precision, autocast, check
 from .draws import Stream
 from .images import ImageSource, Normalization
 
@@ -23,15 +23,15 @@ from .images import ImageSource, Normalization
 class Recipe:
     """How a classifier is trained: SGD with momentum on augmented batches."""
 
-    steps: int
+    steps: Annotated[int, AtLeast(1)]
     """Updates of the weights."""
-    batch_size: int
+    batch_size: Annotated[int, AtLeast(1)]
     """Images an update; a smaller training set is taken whole."""
-    lr: float
+    lr: Annotated[float, Above(0)]
     """The highest learning rate of the schedule."""
-    schedule: str = "one-cycle"
+    schedule: Literal["one-cycle", "halves"] = "one-cycle"
     """`one-cycle`: linear up to `lr` over `warmup`, then linear down to 0. `halves`: `lr`, then `lr / 10`."""
-    warmup: float = 0.2
+    warmup: Annotated[float, HalfOpen(0, 1)] = 0.2
     """Share of the steps on the way up (`one-cycle` only)."""
     momentum: float = 0.9
     nesterov: bool = False
@@ -41,23 +41,13 @@ class Recipe:
     """Applied to standardized images; None for none."""
     shared_draws: int = 0
     """How many of the first draws a whole batch shares; 1 gives `DSA` one operation a batch."""
-    precision: str = "float32"
+    precision: Precision = "float32"
     """`float32`, or `bfloat16` for autocast (weights stay float32)."""
     compile: bool = False
     """Train through torch.compile: faster from a few hundred steps on, but needs a C++ compiler."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
-        if self.schedule not in ("one-cycle", "halves"):
-            raise ValueError(f"schedule must be 'one-cycle' or 'halves', got {self.schedule!r}")
-        check_precision(self.precision)
+        check(self)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, to be written beside what the recipe produced."""

@@ -168,21 +168,6 @@ def test_logits_do_not_depend_on_the_batch_size(bright_and_dark: LabeledImages) 
     assert network.training  # as it was found
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"lr": -1.0}, "lr must be positive, got -1.0"),
-        ({"warmup": 1.0}, "warmup must be in"),
-        ({"schedule": "cosine"}, "schedule must be 'one-cycle' or 'halves', got 'cosine'"),
-        ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16', got 'float16'"),
-    ],
-)
-def test_a_bad_recipe_is_refused(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(SHORT, **change)
-
-
 def test_an_empty_set_is_refused(bright_and_dark: LabeledImages) -> None:
     empty = bright_and_dark.select(torch.arange(0))
     with pytest.raises(ValueError, match="training set has no images"):

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "storage": set(),
     "draws": set(),
     "config": set(),
-    "images": {"storage"},
+    "images": {"config", "storage"},
     "datasets": {"images"},
     "augmentation": {"draws", "images"},
     "networks": {"draws", "images"},

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..config import marked
 from ..images import LabeledImages
 from ..pretraining.encoder import Encoder, train_encoder
 from ..running.checkpointer import Checkpointer, saved_step
 from ..running.shards import Team
-from .config import CondenserConfig
+from .config import CondenserConfig, OfMatching
 from .inversion import Embedding, Images, invert, starting_latents
-from .units import AFTER_INVERSION, MAY_DIFFER, identity
+from .units import MAY_DIFFER, identity
 
 
 class Initializer:
@@ -52,7 +53,7 @@ class Initializer:
         self.features = features
         self.real_images = real_images
         self.config = config
-        self.work = {name: value for name, value in work.items() if name not in AFTER_INVERSION}
+        self.work = {name: value for name, value in work.items() if name not in marked(CondenserConfig, OfMatching)}
         self.workdir = workdir
         self.team = team
 
@@ -141,5 +142,4 @@ class Initializer:
         return self.workdir / "inversion" / name
 
     def _checkpointer(self, name: str) -> Checkpointer:
-        may_differ = (*MAY_DIFFER, *AFTER_INVERSION)
-        return Checkpointer(self._folder(name), self.work, self.team.time_limit, may_differ=may_differ)
+        return Checkpointer(self._folder(name), self.work, self.team.time_limit, may_differ=MAY_DIFFER)

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from .. import draws
-from ..config import check_types
+from ..config import Above, AtLeast, check
 from ..draws import Stream
 from ..images import LabeledImages, Normalization, signed_to_unit, unit_to_signed
 from ..pretraining.encoder import Encoder, Fit
@@ -33,27 +34,21 @@ Embedding = Callable[[torch.Tensor], torch.Tensor]
 class InversionConfig:
     """How real images are inverted."""
 
-    encoder_steps: int = 3000
+    encoder_steps: Annotated[int, AtLeast(0)] = 3000
     """Updates of the encoder; 0 starts from normal draws in its place."""
-    encoder_batch_size: int = 64
-    lr_encoder: float = 1e-3
-    steps: int = 60
+    encoder_batch_size: Annotated[int, AtLeast(1)] = 64
+    lr_encoder: Annotated[float, Above(0)] = 1e-3
+    steps: Annotated[int, AtLeast(0)] = 60
     """Adam updates of each latent."""
-    lr_latents: float = 0.1
+    lr_latents: Annotated[float, Above(0)] = 0.1
     """At the start; falls to zero along a cosine."""
-    pixel_weight: float = 1.0
+    pixel_weight: Annotated[float, AtLeast(0)] = 1.0
     """lambda_pixel of Eq. 1."""
-    batch_size: int = 250
+    batch_size: Annotated[int, AtLeast(1)] = 250
     """Latents optimised, kept and shared out together; bounds memory, does not change the result."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("encoder_steps", "steps", "pixel_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("encoder_batch_size", "lr_encoder", "lr_latents", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check(self)
 
 
 def starting_latents(

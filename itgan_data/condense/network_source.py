@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 
 from .. import draws
 from ..augmentation import Augmentation
-from ..config import check_types
+from ..config import Above, AtLeast, HalfOpen, OneOf, check
 from ..draws import Stream
 from ..networks import NETWORKS, Classifier, create_network
 from .pool import EmbeddingPool
@@ -26,35 +26,22 @@ class FreshNetworks:
     gradient matching (DC, DSA).
     """
 
-    network: str = "convnet"
-    width: int = 128
+    network: Annotated[str, OneOf(NETWORKS)] = "convnet"
+    width: Annotated[int, AtLeast(1)] = 128
     """Channels of a ConvNet's blocks; other networks have one width."""
     norm: Literal["instance", "batch", "none"] = "instance"
     """Of a ConvNet. Batch norm takes its statistics from all classes of a step together."""
-    outer_steps: int = 1
+    outer_steps: Annotated[int, AtLeast(1)] = 1
     """Matching steps after which another network is drawn."""
-    inner_epochs: int = 0
+    inner_epochs: Annotated[int, AtLeast(0)] = 0
     """Passes over the synthetic images, by which the network is trained between two of these steps."""
-    lr: float = 0.01
-    momentum: float = 0.0
-    batch_size: int = 256
+    lr: Annotated[float, Above(0)] = 0.01
+    momentum: Annotated[float, HalfOpen(0, 1)] = 0.0
+    batch_size: Annotated[int, AtLeast(1)] = 256
     """Synthetic images an update of the network."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        if self.network not in NETWORKS:
-            raise ValueError(f"unknown network {self.network!r}; expected one of {', '.join(NETWORKS)}")
-        if self.norm not in ("instance", "batch", "none"):
-            raise ValueError(f"norm must be 'instance', 'batch' or 'none', got {self.norm!r}")
-        for name in ("width", "outer_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
-        if self.inner_epochs < 0:
-            raise ValueError(f"inner_epochs must not be negative, got {self.inner_epochs}")
+        check(self)
         if self.inner_epochs and self.outer_steps == 1:
             raise ValueError("inner_epochs train a network between its outer_steps; raise outer_steps above 1")
 

@@ -5,13 +5,13 @@ import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
 from tqdm import tqdm
 
 from .. import draws
-from ..config import check_precision, check_types
+from ..config import AtLeast, MayDiffer, OneOf, Precision, check, marked
 from ..draws import Stream
 from ..images import LabeledImages, Normalization
 from ..networks import NETWORKS, Classifier, create_network
@@ -29,35 +29,30 @@ _FEWEST_IMAGES = 5
 class PoolConfig:
     """Which networks are trained, and how often each is kept."""
 
-    num_networks: int = 3
-    network: str = "convnet"
-    width: int = 128
+    num_networks: Annotated[int, AtLeast(1), MayDiffer] = 3
+    """More of them leave the first ones as they are, so a pool may grow."""
+    network: Annotated[str, OneOf(NETWORKS)] = "convnet"
+    width: Annotated[int, AtLeast(1)] = 128
     """Channels of a ConvNet's blocks; other networks have one width."""
-    steps: int = 1600
+    steps: Annotated[int, AtLeast(1)] = 1600
     """Updates a network."""
-    batch_size: int = 128
-    snapshots: int = 4
+    batch_size: Annotated[int, AtLeast(1)] = 128
+    snapshots: Annotated[int, AtLeast(1)] = 4
     """States kept of each network, the last one at its end."""
     first_snapshot: int | None = None
     """Step of the first state; the others follow in equal ratios, so that untrained and trained networks are in one
     pool. None: they are evenly spaced."""
-    validation_images: int = 2000
+    validation_images: Annotated[int, AtLeast(1)] = 2000
     """Real images kept out of training, for the accuracy that is noted with each snapshot."""
     flips: bool = True
     """Whether training images are mirrored at random."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """What training computes in; weights stay float32."""
     compile: bool = False
     """Fuse the network with torch.compile: several times faster on the CPU, but needs a C++ compiler."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("num_networks", "width", "steps", "batch_size", "snapshots", "validation_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.network not in NETWORKS:
-            raise ValueError(f"unknown network {self.network!r}; expected one of {', '.join(NETWORKS)}")
-        check_precision(self.precision)
+        check(self)
         if self.steps < self.snapshots:
             raise ValueError(f"{self.steps} steps cannot give {self.snapshots} snapshots; raise steps")
         if self.first_snapshot is not None:
@@ -161,9 +156,8 @@ def build_pool(
 
     def trained(number: int) -> tuple[dict[str, torch.Tensor], list[float]]:
         network_work = {**work, "seed": seed + number}
-        checkpointer = Checkpointer(
-            folders[number], network_work, time_limit, may_differ=("num_networks",)
-        )  # a pool may grow
+        may_differ = marked(PoolConfig, MayDiffer)
+        checkpointer = Checkpointer(folders[number], network_work, time_limit, may_differ=may_differ)
         tensors = _train(real_images, config, normalization, seed + number, checkpointer)
         return tensors, tensors["accuracies"].tolist()
 

@@ -9,29 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..config import MayDiffer, marked
 from ..images import LabeledImages
 from ..running.checkpoint import read_manifest
 from ..storage.files import fingerprint
 from .config import CondenserConfig
 from .selection import indices_by_class, select_random
 
-# A run may be prolonged, saved and looked at more or less often, in other pieces; its steps stay the same.
-MAY_DIFFER = ("steps", "checkpoint_minutes", "log_steps", "preview_steps", "tensorboard", "chunk_size")
-# What the start does not depend on: matching can be tried with other values in the same workdir, its groups removed.
-AFTER_INVERSION = (
-    "group_size",
-    "regroup",
-    "class_block",
-    "objective",
-    "optimizer",
-    "momentum",
-    "lr_latents",
-    "regularizer_weight",
-    "real_batch_size",
-    "strategy",
-    "band",
-    "networks",
-)
+MAY_DIFFER = marked(CondenserConfig, MayDiffer)
 
 _UNIT = "group-"
 

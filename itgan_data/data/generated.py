@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,7 @@ from ..latents.stored import LatentSource, check_fit
 from ..storage.files import fingerprint
 from .cache import CAPACITY, SUFFIX, ImageCache, cache_folder
 
-Cache = Literal["auto", "float"] | None
-CACHES = ("auto", "float", None)
+Cache = Literal["auto", "float", None]
 AUTOCAST_DTYPES = (torch.bfloat16, torch.float16)
 CACHE_VERSION = 1  # to be raised when a change of the code changes the images of the same tensors
 _CHUNK = 256  # images that are made with the one that was asked for
@@ -57,8 +56,8 @@ class GeneratedImages:
             raise ValueError("there are no latents, so there would be no images; expected at least one")
         generator = as_generator(generator)
         check_fit(latents, generator)
-        if cache not in CACHES:
-            raise ValueError(f"cache must be one of {CACHES}, got {cache!r}")
+        if cache not in get_args(Cache):
+            raise ValueError(f"cache must be one of {get_args(Cache)}, got {cache!r}")
         if cache == "float" and latents.fresh:
             raise ValueError("fresh latents change every epoch and cannot be kept; use cache='auto' or None")
         if dtype not in (*AUTOCAST_DTYPES, torch.float32, None):

@@ -7,7 +7,7 @@ Distances are made in blocks, so memory does not grow with the product of the co
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -17,7 +17,7 @@ from ..draws import Stream
 from ..images import uint8_to_unit
 
 WeightMethod = Literal["A_mu", "A_sigma", "B", "C"]
-WEIGHT_METHODS = ("A_mu", "A_sigma", "B", "C")
+WEIGHT_METHODS: tuple[WeightMethod, ...] = get_args(WeightMethod)
 
 _BLOCK = 1024  # rows a side of a block of distances: 8 MB, and 50 MB for two blocks of 32 px images as float64
 _MIN_SPREAD = 1e-6  # relative; distances that differ by less are equal, up to rounding

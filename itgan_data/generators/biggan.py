@@ -7,13 +7,13 @@ the default layout for 32 px is the one that DiffAugment (Zhao et al., 2020) tra
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import check_types
+from ..config import Above, AtLeast, AtMost, check
 from .spectral import SpectralConv2d, SpectralLinear, normal_02
 
 MAX_WIDTH = 1 << 16  # classes, latent width, channels: far beyond any BigGAN
@@ -27,12 +27,12 @@ Upsampling = Literal["nearest", "bilinear"]
 class BigGANConfig:
     """The shape of a generator. The defaults are the reference's for CIFAR-10 (4.3 M parameters)."""
 
-    num_classes: int = 10
-    latent_dim: int = 128
-    channels: tuple[int, ...] = (256, 256, 256, 256)
+    num_classes: Annotated[int, AtLeast(1), AtMost(MAX_WIDTH)] = 10
+    latent_dim: Annotated[int, AtLeast(1), AtMost(MAX_WIDTH)] = 128
+    channels: tuple[Annotated[int, AtLeast(1), AtMost(MAX_WIDTH)], ...] = (256, 256, 256, 256)
     """Channels of the 4 px map, then after each block; every block doubles the side (four entries: 32 px)."""
-    bn_eps: float = 1e-5
-    shared_dim: int = 0
+    bn_eps: Annotated[float, Above(0)] = 1e-5
+    shared_dim: Annotated[int, AtLeast(0), AtMost(MAX_WIDTH)] = 0
     """Width of the class embedding that all batch norms share; 0: each has tables of its own."""
     hierarchical: bool = False
     """Split the latent into equal chunks: one for the first map, then one a block, which joins the shared embedding."""
@@ -43,22 +43,9 @@ class BigGANConfig:
     """Divide every weight by its largest singular value; a frozen generator has that behind it."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        object.__setattr__(self, "channels", tuple(self.channels))  # JSON gives a list
-        for name, least in (("num_classes", 1), ("latent_dim", 1), ("shared_dim", 0)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-            if value > MAX_WIDTH:
-                raise ValueError(f"{name} must be at most {MAX_WIDTH}, got {value}")
-        if len(self.channels) > MAX_BLOCKS + 1 or max(self.channels, default=0) > MAX_WIDTH:
-            raise ValueError(f"channels must be at most {MAX_WIDTH} each, in at most {MAX_BLOCKS + 1} entries")
-        if len(self.channels) < 2 or min(self.channels) < 1:
-            raise ValueError(f"channels must be two or more positive numbers, got {self.channels}")
-        self._check_options()
-
-    def _check_options(self) -> None:
-        if self.upsampling not in get_args(Upsampling):
-            raise ValueError(f"upsampling must be one of {get_args(Upsampling)}, got {self.upsampling!r:.40}")
+        check(self)
+        if not 2 <= len(self.channels) <= MAX_BLOCKS + 1:
+            raise ValueError(f"channels must have 2 to {MAX_BLOCKS + 1} entries, got {len(self.channels)}")
         if self.hierarchical and not self.shared_dim:
             raise ValueError("hierarchical latents join a shared embedding; set shared_dim, or hierarchical=False")
         if self.hierarchical and self.latent_dim % len(self.channels):

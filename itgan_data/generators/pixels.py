@@ -1,15 +1,16 @@
 """Pixels as parameters: a generator without weights, whose latent is the image."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 
+from ..config import AtLeast, AtMost, check, from_json
 from ..images import Normalization, unit_to_signed
 from .contract import ImageGenerator
 
-_MAX_SIZE = 1 << 16  # of a side and the number of classes in a file
+_Size = Annotated[int, AtLeast(1), AtMost(1 << 16)]  # of a side, and the number of classes, in a file
 
 
 class Pixels(ImageGenerator):
@@ -64,6 +65,16 @@ class Pixels(ImageGenerator):
         return self.normalization.standardize(unit_images).flatten(1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    image_shape: tuple[_Size, _Size, _Size]
+    num_classes: _Size
+    normalization: Normalization
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 def build_pixels(arguments: object) -> Pixels:
     """`Pixels` of the JSON values in `Pixels.arguments`.
 
@@ -71,12 +82,7 @@ def build_pixels(arguments: object) -> Pixels:
         ValueError: other values.
     """
     try:
-        if not isinstance(arguments, Mapping) or set(arguments) != {"image_shape", "num_classes", "normalization"}:
-            raise ValueError("expected image_shape, num_classes and normalization")
-        shape, num_classes, values = (arguments[name] for name in ("image_shape", "num_classes", "normalization"))
-        if any(type(size) is not int or size > _MAX_SIZE for size in (*shape, num_classes)):
-            raise ValueError(f"sizes must be integers of at most {_MAX_SIZE}")
-        numbers = [tuple(float(value) for value in values[name]) for name in ("mean", "std")]
-        return Pixels(tuple(shape), num_classes, Normalization(*numbers))
-    except (KeyError, TypeError, ValueError) as error:
+        given = from_json(_Arguments, arguments)
+        return Pixels(given.image_shape, given.num_classes, given.normalization)
+    except ValueError as error:
         raise ValueError(f"the arguments of the generator are not those of Pixels ({error})") from error

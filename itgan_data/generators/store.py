@@ -4,13 +4,14 @@ import copy
 import os
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..config import from_json
 from ..storage.files import (
     TensorInfo,
     check_sha256,
@@ -107,25 +108,12 @@ def _outline(description: object, trust: Trust) -> ImageGenerator:
         raise ValueError(
             f"unknown architecture {reprlib.repr(architecture)}; expected 'biggan', 'pixels' or 'package.module:Class'"
         )
-    if problem := _problem(arguments):
-        raise ValueError(f"the arguments of the generator are not those of a BigGAN ({problem})")
+    try:
+        config = from_json(BigGANConfig, arguments)
+    except ValueError as error:
+        raise ValueError(f"the arguments of the generator are not those of a BigGAN ({error})") from error
     with torch.device("meta"):
-        return FrozenBigGAN(BigGANConfig(**description["arguments"]))
-
-
-def _problem(arguments: object) -> str | None:
-    """What in the names and types of JSON values keeps them from being the arguments of a `BigGANConfig`."""
-    if not isinstance(arguments, Mapping):
-        return f"expected an object, got {type(arguments).__name__}"
-    known = {field.name: type(field.default) for field in fields(BigGANConfig)}
-    for name, value in arguments.items():
-        if name not in known:
-            return f"unknown: {reprlib.repr(name)}"
-        values = value if isinstance(value, (list, tuple)) else (value,)
-        item = int if known[name] is tuple else known[name]
-        if (known[name] is tuple) != (values is value) or any(type(entry) is not item for entry in values):
-            return f"{name} must be {'a list of int' if known[name] is tuple else item.__name__}"
-    return None
+        return FrozenBigGAN(config)
 
 
 def _check_shapes(generator: nn.Module, tensors: Mapping[str, TensorInfo]) -> None:

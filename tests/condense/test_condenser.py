@@ -159,7 +159,6 @@ class TestPool:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"num_networks": 0}, "num_networks must be at least 1, got 0"),
             ({"snapshots": 5}, "4 steps cannot give 5 snapshots; raise steps"),
             ({"first_snapshot": 4}, r"first_snapshot must lie in 1\.\.3 and needs a second one, got 4"),
             ({"first_snapshot": 1, "snapshots": 1}, "needs a second one, got 1 with 1 snapshots"),
@@ -172,7 +171,7 @@ class TestPool:
     def test_an_unknown_network_is_answered_with_the_known_ones(
         self, tmp_path: Path, tiny_images: LabeledImages
     ) -> None:
-        with pytest.raises(ValueError, match="unknown network 'resnet81'; expected one of convnet"):
+        with pytest.raises(ValueError, match=r"network must be 'convnet', .* or 'mobilenet_v2', got 'resnet81'"):
             self.build(tiny_images, tmp_path, replace(POOL, network="resnet81"))
 
 
@@ -598,21 +597,10 @@ class TestBadInput:
         ("change", "message"),
         [
             ({"steps": -1}, "steps must be at least 0, got -1"),
-            ({"group_size": 0}, "group_size must be at least 1, got 0"),
-            ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
-            ({"class_block": 0}, "class_block must be at least 1, got 0"),
-            ({"preview_steps": 0}, "preview_steps must be at least 1, got 0"),
-            ({"lr_latents": 0.0}, r"lr_latents must be positive, got 0\.0"),
-            ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1\.0"),
-            ({"regularizer_weight": 1.5}, r"regularizer_weight must lie in \[0, 1\], got 1\.5"),
-            ({"precision": "half"}, "precision must be 'float32' or 'bfloat16', got 'half'"),
             ({"strategy": "color_blur"}, "unknown operation 'blur'"),
-            ({"initialize": "noise"}, "initialize must be 'inversion' or 'normal', got 'noise'"),
-            ({"objective": "mean"}, "objective must be 'distribution' or 'gradient', got 'mean'"),
-            ({"optimizer": "lbfgs"}, "optimizer must be 'adam' or 'sgd', got 'lbfgs'"),
             ({"objective": "gradient"}, "the regularizer compares embeddings; set regularizer_weight=0"),
             ({"group_size": None, "regroup": True}, "regroup draws groups anew; give a group_size"),
-            ({"band": (0.3, 0.2)}, r"band must be two accuracies .* got \(0\.3, 0\.2\)"),
+            ({"band": (0.3, 0.2)}, r"band must be two accuracies, .* got \(0\.3, 0\.2\)"),
             ({"band": (0.1, 0.2), "networks": FreshNetworks()}, "band chooses from the pool, which networks replaces"),
             ({"regroup": True, "networks": FreshNetworks(outer_steps=2)}, "belongs to one group; set regroup=False"),
             ({"class_block": 1, "networks": FreshNetworks(outer_steps=2)}, "sees all classes; set class_block=None"),

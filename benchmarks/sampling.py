@@ -35,6 +35,7 @@ from torch import nn
 
 from itgan_data.augmentation import CropFlip
 from itgan_data.data.ensemble import SyntheticEnsemble
+from itgan_data.datasets import parse_spec
 from itgan_data.draws import Stream, make_seed
 from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.generators.store import WEIGHTS_FILE, load_generator
@@ -358,7 +359,7 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     scale = SCALES[scale_name]
-    recipe = replace(scale.recipe, augmentation=CropFlip(flip=not data.startswith("digits")))
+    recipe = replace(scale.recipe, augmentation=CropFlip(flip=parse_spec(data)[0].flips))
     scale = replace(scale, recipe=recipe)
     with one_line_errors():
         if "1" in wanted:

@@ -16,6 +16,7 @@ from setting import Setting, generator_checksum, one_line_errors, open_setting, 
 
 from itgan_data.bundle.writing import LATENTS_FILE
 from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.datasets import parse_spec
 from itgan_data.evaluation.results import Results, RowKey, environment
 from itgan_data.latents.stored import LatentSet
 from itgan_data.recipes import fast_recipe
@@ -73,7 +74,7 @@ def main(
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
-    flip = not data.startswith("digits")
+    flip = parse_spec(data)[0].flips
     recipe = replace(fast_recipe(steps, flip=flip), precision=precision, compile=compiled)
     with one_line_errors():
         setting = open_setting(data, bundle, network="convnet", recipe=recipe, device=device, seeds=seeds)

@@ -162,6 +162,11 @@ OPERATIONS = {
 }
 
 
+def without_flip(strategy: str) -> str:
+    """The operations of `strategy` for images whose mirror images belong to another class, or to none."""
+    return "_".join(name for name in strategy.split("_") if name != "flip")
+
+
 def _operations(names: str) -> list[Operation]:
     chosen = names.split("_") if names else []
     if unknown := [name for name in chosen if name not in OPERATIONS]:

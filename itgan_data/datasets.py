@@ -1,113 +1,174 @@
 """The known data sets, and reading a data set into memory."""
 
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-import torchvision
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
+from torchvision import datasets, transforms
 
-from .images import LabeledImages, Normalization, unit_to_uint8
+from .image_folder import ImageFolder
+from .images import LabeledImages, Normalization, class_names_of, image_to_uint8, label_to_int, unit_to_uint8
+
+_SIDE = 32  # px, of the one architecture; images are shown to it with three channels
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What is known of a data set before it is read."""
+    """What is known of a data set before it is read: a row of `DATASETS`, and all that a new data set needs."""
 
     name: str
+    place: str = "[:ROOT]"
+    """What follows the name in a spec: `[:ROOT]` (torchvision's folder, `data` by default), `:DIR` or nothing."""
+    open: Callable[[str, str], Dataset[tuple[Image.Image, int]]]
+    """Called with the place and `train` or `test`."""
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    """Empty where the data say them."""
     normalization: Normalization
+    """Of the training images as they are opened."""
     flips: bool
     """Whether a mirrored image still belongs to its class."""
+    image_shape: tuple[int, int, int] = (3, _SIDE, _SIDE)
 
+
+def _torchvision(
+    kind: Callable[..., Any], *steps: Callable[[Any], Any], **splits: Any
+) -> Callable[[str, str], Dataset[tuple[Image.Image, int]]]:
+    """Opens one of torchvision's data sets; `train` and `test` are the values of its argument that names the split."""
+    ((argument, (train, test)),) = splits.items()
+
+    def open_split(root: str, split: str) -> Dataset[tuple[Image.Image, int]]:
+        name, root = kind.__name__, root or "data"
+        transform = transforms.Compose(steps) if steps else None
+        try:
+            opened = kind(root, transform=transform, **{argument: train if split == "train" else test})
+        except ImportError as error:
+            raise ValueError(f"torchvision reads {name} with {error.name}, which is missing; install it") from error
+        except Exception as error:  # for a damaged file torchvision's readers raise all kinds
+            raise ValueError(
+                f"{name} is not in {root!r}, or is damaged there; expected the files that torchvision.datasets.{name} "
+                "downloads"
+            ) from error
+        return cast(Dataset[tuple[Image.Image, int]], opened)
+
+    return open_split
+
+
+def _open_digits(place: str, split: str) -> LabeledImages:
+    """Scikit-learn's 1,797 digits, 8 px, scaled to 32 px and three channels; every fifth is a test image."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError(
+            "the digits come with scikit-learn, which is missing; pip install 'itgan_data[digits]'"
+        ) from error
+    digits = load_digits()
+    small = torch.from_numpy(digits.images).float().unsqueeze(1) / 16.0
+    unit = torch.nn.functional.interpolate(small, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False)
+    images = unit_to_uint8(unit).expand(-1, 3, -1, -1).contiguous()
+    held_out = torch.arange(len(images)) % 5 == 4
+    chosen = held_out if split == "test" else ~held_out
+    return LabeledImages(images, torch.from_numpy(digits.target).long(), DIGITS.class_names).select(chosen)
+
+
+# Two rows and columns of black on each side leave the pixels of 28 px images as they are.
+_PADDED_TO_RGB = (transforms.Pad(2), transforms.Grayscale(3))
 
 CIFAR10 = DatasetInfo(
     name="cifar10",
-    class_names=(
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ),
-    image_shape=(3, 32, 32),
+    open=_torchvision(datasets.CIFAR10, train=(True, False)),
+    class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     normalization=Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     flips=True,
 )
-
-
 DIGITS = DatasetInfo(
     name="digits",
+    place="",
+    open=_open_digits,
     class_names=tuple("0123456789"),
-    image_shape=(3, 32, 32),
     normalization=Normalization((0.3,) * 3, (0.34,) * 3),
     flips=False,
 )
+DATASETS = {
+    row.name: row
+    for row in (
+        CIFAR10,
+        DatasetInfo(
+            name="cifar100",
+            open=_torchvision(datasets.CIFAR100, train=(True, False)),
+            class_names=(),
+            normalization=Normalization((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+            flips=True,
+        ),
+        DatasetInfo(
+            name="svhn",
+            open=_torchvision(datasets.SVHN, split=("train", "test")),
+            class_names=DIGITS.class_names,
+            normalization=Normalization((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+            flips=False,
+        ),
+        DatasetInfo(
+            name="mnist",
+            open=_torchvision(datasets.MNIST, *_PADDED_TO_RGB, train=(True, False)),
+            class_names=tuple(datasets.MNIST.classes),
+            normalization=Normalization((0.1000,) * 3, (0.2752,) * 3),
+            flips=False,
+        ),
+        DatasetInfo(
+            name="fashion_mnist",
+            open=_torchvision(datasets.FashionMNIST, *_PADDED_TO_RGB, train=(True, False)),
+            class_names=tuple(datasets.FashionMNIST.classes),
+            normalization=Normalization((0.2190,) * 3, (0.3318,) * 3),
+            flips=True,
+        ),
+        DatasetInfo(
+            name="stl10",
+            open=_torchvision(datasets.STL10, transforms.Resize(_SIDE), split=("train", "test")),
+            class_names=("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
+            normalization=Normalization((0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
+            flips=True,
+        ),
+        DIGITS,
+        DatasetInfo(
+            name="imagefolder",
+            place=":DIR",
+            open=lambda folder, split: cast(Any, ImageFolder(Path(folder).expanduser(), split)),
+            class_names=(),
+            normalization=Normalization((0.5,) * 3, (0.25,) * 3),  # about what photos have
+            flips=True,
+        ),
+    )
+}
+SPECS = ", ".join(row.name + row.place for row in DATASETS.values())
+"""How the known data sets are asked for."""
 
 
-def load_images(dataset: Dataset[Any], *, image_shape: tuple[int, int, int] | None = None) -> LabeledImages:
-    """Read a whole data set into memory, once.
-
-    Args:
-        dataset: anything torchvision-like: `len` and items `(image, label)`, the image PIL or a unit float or
-            uint8 tensor `[C, H, W]`. A `LabeledImages` is returned as it is.
-        image_shape: the `(C, H, W)` that is needed; by default the shape of the first image.
+def parse_spec(spec: str) -> tuple[DatasetInfo, str]:
+    """The row of the table that a spec such as `cifar10:data` names, and the place in it.
 
     Raises:
-        ValueError: no images, an image of another shape than the rest or than `image_shape`.
+        ValueError: an unknown name, or a folder that is not there.
     """
-    count = len(dataset)  # type: ignore[arg-type]
-    if count == 0:
-        raise ValueError("the data set has no images; expected at least one")
-    if isinstance(dataset, LabeledImages):
-        _check_shape(dataset.image_shape, image_shape, 0)
-        return dataset
-    first = _as_uint8(dataset[0][0])
-    expected = image_shape or tuple(first.shape)
-    _check_shape(tuple(first.shape), expected, 0)
-    images = torch.empty((count, *expected), dtype=torch.uint8)
-    labels = torch.empty(count, dtype=torch.int64)
-    for index in range(count):
-        image, label = dataset[index]
-        pixels = _as_uint8(image)
-        _check_shape(tuple(pixels.shape), expected, index)
-        images[index], labels[index] = pixels, int(label)
-    names = getattr(dataset, "classes", None) or [str(label) for label in range(int(labels.max()) + 1)]
-    return LabeledImages(images, labels, names)
-
-
-def _check_shape(shape: tuple[int, ...], expected: tuple[int, ...] | None, index: int) -> None:
-    if expected is not None and shape != expected:
-        raise ValueError(
-            f"image {index} has shape {shape} (channels, height, width), expected {expected}; "
-            "resize the images first or choose a generator of their size"
-        )
-
-
-def _as_uint8(image: Any) -> torch.Tensor:
-    if isinstance(image, Image.Image):
-        array = np.array(image.convert("RGB") if image.mode not in ("L", "RGB") else image)
-        return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
-    if isinstance(image, torch.Tensor):
-        return image if image.dtype == torch.uint8 else unit_to_uint8(image.float())
-    raise ValueError(f"an image must be a PIL image or a tensor [C, H, W], got {type(image).__name__}")
+    name, _, place = spec.partition(":")
+    row = DATASETS.get(name)
+    if row is None or bool(place) > bool(row.place) or (row.place == ":DIR" and not place):
+        raise ValueError(f"unknown data set {spec!r}; expected one of {SPECS}")
+    if place and not Path(place).expanduser().is_dir():
+        raise ValueError(f"{spec!r} needs a folder {place!r}, and there is none")
+    return row, place
 
 
 def open_dataset(spec: str, split: str) -> Dataset[tuple[Image.Image, int]]:
     """Open a real data set by its command-line name.
 
     Args:
-        spec: `cifar10[:ROOT]`, `cifar100[:ROOT]` (torchvision's folders, ROOT `data` by default),
-            `imagefolder:DIR` (DIR/train and DIR/test, or DIR itself for both) or `digits` (scikit-learn's).
+        spec: one of `SPECS`: a known data set in torchvision's folder ROOT (`data` by default); `imagefolder:DIR`,
+            with DIR/train and DIR/test (or `val`, `valid`, `validation`; in any case), or DIR itself for both;
+            `digits` (scikit-learn's).
         split: `train` or `test`.
 
     Returns:
@@ -118,42 +179,81 @@ def open_dataset(spec: str, split: str) -> Dataset[tuple[Image.Image, int]]:
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    kind, _, place = spec.partition(":")
-    if kind == "digits" and not place:
-        return _open_digits(split)
-    if kind == "imagefolder" and place:
-        return _open_image_folder(Path(place), split)
-    if kind in ("cifar10", "cifar100"):
-        cifar = torchvision.datasets.CIFAR10 if kind == "cifar10" else torchvision.datasets.CIFAR100
-        try:
-            return cast(Dataset[tuple[Image.Image, int]], cifar(place or "data", train=split == "train"))
-        except RuntimeError as error:
-            raise ValueError(f"{kind} is not in {place or 'data'!r} ({error})") from error
-    raise ValueError(f"unknown data set {spec!r}; expected cifar10[:ROOT], cifar100[:ROOT], imagefolder:DIR or digits")
+    row, place = parse_spec(spec)
+    dataset = row.open(place, split)
+    if not hasattr(dataset, "classes"):
+        dataset.classes = list(row.class_names)  # type: ignore[attr-defined]
+    return dataset
 
 
-def _open_image_folder(folder: Path, split: str) -> Dataset[tuple[Image.Image, int]]:
-    chosen = folder / split if (folder / split).is_dir() else folder
-    if not chosen.is_dir():
-        raise ValueError(f"image folder {folder} does not exist; expected DIR/{split}/<class>/<image>")
-    try:
-        return cast(Dataset[tuple[Image.Image, int]], torchvision.datasets.ImageFolder(str(chosen)))
-    except FileNotFoundError as error:
-        raise ValueError(f"image folder {chosen} has no images; expected {chosen}/<class>/<image>") from error
+def load_images(dataset: Dataset[Any], *, image_shape: tuple[int, int, int] | None = None) -> LabeledImages:
+    """Read a whole data set into memory, once.
+
+    Args:
+        dataset: anything torchvision-like: `len` and items `(image, label)`, the image as `image_to_uint8` takes it.
+            Or Hugging Face's `datasets.Dataset` with the columns `image` and `label`. A `LabeledImages` is returned as
+            it is.
+        image_shape: the `(C, H, W)` that is needed; by default the shape of the first image.
+
+    Raises:
+        ValueError: no images, an image of another shape than the rest or than `image_shape`, or an image, label or
+            class names whose meaning is not certain.
+    """
+    count = _count(dataset)
+    if isinstance(dataset, LabeledImages):
+        _check_shape(dataset.image_shape, image_shape, "image 0")
+        return dataset
+    names = class_names_of(dataset)
+    images, labels = torch.empty(0), torch.empty(count, dtype=torch.int64)
+    for index in range(count):
+        pixels, labels[index] = _item(dataset, index, None if names is None else len(names))
+        if index == 0:
+            image_shape = image_shape or (pixels.shape[0], pixels.shape[1], pixels.shape[2])
+            images = torch.empty((count, *image_shape), dtype=torch.uint8)
+        _check_shape(tuple(pixels.shape), image_shape, _named(dataset, index))
+        images[index] = pixels
+    return LabeledImages(images, labels, names or [str(label) for label in range(int(labels.max()) + 1)])
 
 
-def _open_digits(split: str) -> LabeledImages:
-    """Scikit-learn's 1,797 digits, 8 px, scaled to 32 px and three channels; every fifth is a test image."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
+def _count(dataset: Any) -> int:
+    if isinstance(dataset, Mapping):  # Hugging Face's DatasetDict
+        raise ValueError(f"expected one data set, got a mapping of {reprlib.repr(list(dataset))}; give one of them")
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise ValueError(
-            "the digits come with scikit-learn, which is missing; pip install 'itgan_data[digits]'"
-        ) from error
-    digits = load_digits()
-    small = torch.from_numpy(digits.images).float().unsqueeze(1) / 16.0
-    unit = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
-    images = unit_to_uint8(unit).expand(-1, 3, -1, -1).contiguous()
-    held_out = torch.arange(len(images)) % 5 == 4
-    chosen = held_out if split == "test" else ~held_out
-    return LabeledImages(images, torch.from_numpy(digits.target).long(), DIGITS.class_names).select(chosen)
+            f"expected a data set with a length and items by index, got {type(dataset).__name__}; an iterable one must "
+            "be read into a list first (Hugging Face: load it without streaming), of a DataLoader give its `dataset`"
+        )
+    if (count := len(dataset)) == 0:
+        raise ValueError("the data set has no images; expected at least one")
+    return count
+
+
+def _item(dataset: Any, index: int, num_classes: int | None) -> tuple[torch.Tensor, int]:
+    """Image `index` as uint8 `[C, H, W]`, and its label."""
+    try:
+        item = dataset[index]
+    except OSError as error:
+        raise ValueError(f"{_named(dataset, index)} cannot be read ({error})") from error
+    if isinstance(item, Mapping) and {"image", "label"} <= item.keys():
+        item = item["image"], item["label"]
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        got = f"columns {reprlib.repr(list(item))}" if isinstance(item, Mapping) else type(item).__name__
+        raise ValueError(f"item {index} must be (image, label), or have the columns image and label; got {got}")
+    try:
+        return image_to_uint8(item[0]), label_to_int(item[1], num_classes)
+    except ValueError as error:
+        raise ValueError(f"{_named(dataset, index)}: {error}") from error
+
+
+def _named(dataset: Any, index: int) -> str:
+    """An image by its number, and by its file where the data set has files."""
+    samples = getattr(dataset, "samples", None)
+    return f"image {index} ({samples[index][0]})" if samples else f"image {index}"
+
+
+def _check_shape(shape: tuple[int, ...], expected: tuple[int, ...] | None, named: str) -> None:
+    if expected is not None and shape != expected:
+        raise ValueError(
+            f"{named} has shape {shape} (channels, height, width), expected {expected}; "
+            "resize the images first or choose a generator of their size"
+        )

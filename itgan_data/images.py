@@ -5,18 +5,23 @@ Four ranges are used, and every function says which it takes: *signed* [-1, 1] (
 """
 
 import importlib
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Protocol, cast
 
+import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.utils import make_grid
 
 from .config import Above, check
 from .storage.files import fingerprint
+
+_ROUNDING = 0.5 / 255  # of unit images: what lies outside by less gives the same bytes
+_MAX_CLASSES = 1 << 24
 
 
 def signed_to_unit(images: torch.Tensor) -> torch.Tensor:
@@ -42,6 +47,113 @@ def uint8_to_unit(images: torch.Tensor) -> torch.Tensor:
 def signed_to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Take [-1, 1] to the nearest of 0..255; values outside are clamped."""
     return unit_to_uint8(signed_to_unit(images))
+
+
+def image_to_uint8(image: Any) -> torch.Tensor:
+    """An image of any kind that users have as uint8 `[C, H, W]`, of one or three channels.
+
+    Args:
+        image: PIL of any mode (16-bit grey is scaled, `F` must be unit, what is not grey becomes RGB); or a tensor
+            `[C, H, W]`, or a numpy array `[H, W, C]` as torchvision takes it, or either as grey `[H, W]`. Floats must
+            be unit, integers 0..255; `uint16` is 0..65535, and `bool` black and white.
+
+    Raises:
+        ValueError: another shape or range, or values that could mean two things.
+    """
+    white = None
+    if isinstance(image, Image.Image):
+        white = 65535 if image.mode.startswith("I;16") else None
+        image = np.array(image if white or image.mode in ("L", "I", "F", "RGB") else image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        if image.dtype.kind not in "buif":
+            raise ValueError(f"an image must hold numbers, got {image.dtype}")
+        pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("=")))
+        image = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
+    if not isinstance(image, torch.Tensor):
+        raise ValueError(f"an image must be a PIL image, a tensor or an array, got {type(image).__name__}")
+    image = image.unsqueeze(0) if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
+        raise ValueError(
+            f"an image must have one or three channels, [C, H, W] as a tensor and [H, W, C] as an array; as a tensor "
+            f"this one has shape {tuple(image.shape)}"
+        )
+    return _to_levels(image.detach().cpu(), white)
+
+
+def _to_levels(image: torch.Tensor, white: int | None) -> torch.Tensor:
+    """Numbers as uint8; `white` is the largest one where something besides them says so."""
+    if image.dtype in (torch.uint8, torch.bool):
+        return image if image.dtype == torch.uint8 else image.to(torch.uint8) * 255
+    if image.is_complex():
+        raise ValueError(f"an image must hold real numbers, got {image.dtype}")
+    values = image.double() if image.is_floating_point() else image.long()
+    low, high = values.min().item(), values.max().item()
+    given = f"an image of {str(image.dtype).removeprefix('torch.')} with values in [{low:.4g}, {high:.4g}]"
+    if image.is_floating_point():
+        if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:  # false for NaN, too
+            raise ValueError(f"{given}; floats must lie in [0, 1]: leave `Normalize` out, or scale them first")
+        return unit_to_uint8(values)
+    if image.dtype == torch.uint16 and (white or not 0 < high <= 255):  # few values may also be bytes in a wider type
+        return ((values + 128) // 257).to(torch.uint8)
+    if image.dtype == torch.uint16 or not 0 <= low <= high <= 255:
+        raise ValueError(f"{given}; expected 0..255, or a uint16 image that uses its range: convert it to uint8 first")
+    return values.to(torch.uint8)
+
+
+def label_to_int(label: Any, num_classes: int | None = None) -> int:
+    """A label of any integer type as an int.
+
+    Raises:
+        ValueError: something else, or not one of the classes.
+    """
+    value = label.item() if getattr(label, "shape", None) == () else label
+    if isinstance(value, int) and 0 <= value < (num_classes or _MAX_CLASSES):
+        return int(value)
+    shown = " ".join(repr(label).split())
+    if isinstance(value, int):
+        raise ValueError(f"label {shown} is out of range; expected 0..{(num_classes or _MAX_CLASSES) - 1}")
+    is_row = isinstance(label, (Sequence, np.ndarray, torch.Tensor)) and not isinstance(label, (str, bytes))
+    raise ValueError(
+        f"a label must be an integer, got {shown:.80}"
+        + ("; of one-hot labels give the argmax, of arrays with one element that" if is_row else "")
+    )
+
+
+def to_class_names(names: Any) -> tuple[str, ...]:
+    """Names of classes as text: synonyms (tuples, as torchvision's ImageNet has them) are joined, integers written out.
+
+    Raises:
+        ValueError: no sequence of such names.
+    """
+    values = names.tolist() if isinstance(names, (np.ndarray, torch.Tensor)) else names
+    if isinstance(values, Sequence) and not isinstance(values, (str, bytes)):
+        texts = [", ".join(value) if _is_synonyms(value) else value for value in values]
+        if all(isinstance(text, (str, int, np.integer)) and text != "" for text in texts):
+            return tuple(map(str, texts))
+    raise ValueError(f"class names must be a sequence of text, tuples of text or integers, got {reprlib.repr(names)}")
+
+
+def _is_synonyms(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value)
+
+
+def class_names_of(dataset: Any) -> tuple[str, ...] | None:
+    """The names of a data set's classes, by label; None where it has none.
+
+    Raises:
+        ValueError: names that cannot be read, or parts of a `ConcatDataset` that disagree.
+    """
+    if isinstance(dataset, Subset):
+        return class_names_of(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        names, *others = {class_names_of(part) for part in dataset.datasets}
+        if others:
+            raise ValueError(f"the parts have different classes, {reprlib.repr(names)} and {reprlib.repr(others[0])}")
+        return names
+    found = getattr(dataset, "classes", None)
+    if found is None and isinstance(features := getattr(dataset, "features", None), Mapping):  # of Hugging Face
+        found = getattr(features.get("label"), "names", None)
+    return None if found is None else to_class_names(found) or None
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
@@ -95,6 +207,7 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
     """A data set held in memory: uint8 images `[N, C, H, W]` and int64 labels `[N]`."""
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str]) -> None:
+        class_names = to_class_names(class_names)
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 [N, C, H, W], got {images.dtype} {tuple(images.shape)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
@@ -106,7 +219,7 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
             )
         self.images = images
         self.labels = labels
-        self.class_names = tuple(class_names)
+        self.class_names = class_names
 
     @property
     def num_classes(self) -> int:
@@ -141,6 +254,24 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
     def select(self, indices: torch.Tensor) -> "LabeledImages":
         """The images at `indices`, with all class names kept."""
         return LabeledImages(self.images[indices], self.labels[indices], self.class_names)
+
+    def in_order_of(self, names: Sequence[str]) -> "LabeledImages":
+        """The same images with labels that are places in `names`: the same classes, maybe in another order.
+
+        Raises:
+            ValueError: other classes, or an order that names which occur twice leave open.
+        """
+        wanted = to_class_names(names)
+        if wanted == self.class_names:
+            return self
+        if sorted(wanted) != sorted(self.class_names) or len(set(wanted)) < len(wanted):
+            differ = reprlib.repr(sorted(set(wanted) ^ set(self.class_names)))
+            raise ValueError(
+                f"the data have {self.num_classes} classes, {reprlib.repr(self.classes)}, expected {len(wanted)}, "
+                f"{reprlib.repr(list(wanted))}, which differ in {differ}; give data of the same classes"
+            )
+        places = torch.tensor([wanted.index(name) for name in self.class_names], device=self.labels.device)
+        return LabeledImages(self.images, places[self.labels], wanted)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import draws
-from .augmentation import DSA, Augmentation, CropFlip
+from .augmentation import DSA, Augmentation, CropFlip, without_flip
 from .config import Above, AtLeast, HalfOpen, Precision, autocast, check
 from .draws import Stream
 from .images import ImageSource, Normalization
@@ -64,13 +64,18 @@ class Recipe:
         return self.lr * (self.steps - step) / (self.steps - rising)
 
 
-def paper_recipe(epochs: int = 200, *, num_images: int = 50_000, batch_size: int = 256) -> Recipe:
+def paper_recipe(epochs: int = 200, *, num_images: int = 50_000, batch_size: int = 256, flip: bool = True) -> Recipe:
     """The IT-GAN paper's evaluation: learning rate .01, from half on .001, one DSA operation a batch.
+
+    `flip` is as in `fast_recipe`.
 
     Source: Zhao and Bilen, "Synthesizing informative training samples with GAN", 2022.
     """
     steps = epochs * math.ceil(num_images / batch_size)
-    return Recipe(steps=steps, batch_size=batch_size, lr=0.01, schedule="halves", augmentation=DSA(), shared_draws=1)
+    augmentation = DSA() if flip else DSA(without_flip(DSA.strategy))
+    return Recipe(
+        steps=steps, batch_size=batch_size, lr=0.01, schedule="halves", augmentation=augmentation, shared_draws=1
+    )
 
 
 def fast_recipe(steps: int = 2000, batch_size: int = 128, *, flip: bool = True) -> Recipe:

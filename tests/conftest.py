@@ -100,6 +100,12 @@ def write_bundle(
     return folder
 
 
+def make_images(count: int = 6, side: int = 4, channels: int = 3) -> LabeledImages:
+    """Images of noise in two classes, cat and dog, in turn."""
+    pixels = torch.randint(0, 256, (count, channels, side, side), generator=torch.Generator().manual_seed(0))
+    return LabeledImages(pixels.to(torch.uint8), torch.arange(count) % 2, ("cat", "dog"))
+
+
 class TinyGenerator(nn.Module):
     """A generator of 8 px images, three classes, smooth in its latents."""
 

@@ -1,12 +1,11 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import make_images
 
-from itgan_data.datasets import CIFAR10, DIGITS, load_images, open_dataset
+from itgan_data.datasets import CIFAR10
 from itgan_data.images import (
     LabeledImages,
     Normalization,
@@ -20,11 +19,6 @@ from itgan_data.images import (
 )
 
 EVERY_BYTE = torch.arange(256).to(torch.uint8)
-
-
-def make_images(count: int = 6, side: int = 4, channels: int = 3) -> LabeledImages:
-    pixels = torch.randint(0, 256, (count, channels, side, side), generator=torch.Generator().manual_seed(0))
-    return LabeledImages(pixels.to(torch.uint8), torch.arange(count) % 2, ("cat", "dog"))
 
 
 class TestRanges:
@@ -146,102 +140,3 @@ class TestLabeledImages:
     def test_what_does_not_fit_is_refused(self, images: torch.Tensor, labels: torch.Tensor, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             LabeledImages(images, labels, ("cat", "dog"))
-
-
-class TestLoadImages:
-    def test_labeled_images_are_returned_as_they_are(self) -> None:
-        images = make_images()
-        assert load_images(images, image_shape=(3, 4, 4)) is images
-
-    @pytest.mark.parametrize("channels", [1, 3])
-    def test_pil_uint8_and_unit_images_give_the_same_pixels(self, channels: int) -> None:
-        images = make_images(channels=channels)
-        pairs = list(zip(images.images, images.labels.tolist(), strict=True))
-        for dataset in (
-            [(to_pil(image), label) for image, label in pairs],
-            pairs,
-            [(uint8_to_unit(image), label) for image, label in pairs],
-        ):
-            loaded = load_images(dataset)
-            assert torch.equal(loaded.images, images.images)
-            assert torch.equal(loaded.labels, images.labels)
-            assert loaded.class_names == ("0", "1")
-
-    def test_other_modes_are_read_as_rgb(self) -> None:
-        palette = Image.new("RGB", (4, 4), (255, 0, 0)).convert("P")
-        assert load_images([(palette, 0)]).images[0, :, 0, 0].tolist() == [255, 0, 0]
-
-    def test_one_wrong_size_among_many_is_named(self) -> None:
-        dataset = [(image, 0) for image in make_images().images]
-        dataset[4] = (torch.zeros(3, 5, 4, dtype=torch.uint8), 0)
-        with pytest.raises(ValueError, match=r"image 4 has shape \(3, 5, 4\) .*, expected \(3, 4, 4\)"):
-            load_images(dataset)
-
-    @pytest.mark.parametrize("as_list", [True, False])
-    def test_the_size_that_is_needed_is_checked(self, as_list: bool) -> None:
-        images = make_images()
-        dataset = [images[index] for index in range(len(images))] if as_list else images
-        with pytest.raises(ValueError, match=r"shape \(3, 4, 4\) .*, expected \(3, 32, 32\); resize"):
-            load_images(dataset, image_shape=(3, 32, 32))
-
-    @pytest.mark.parametrize(
-        ("dataset", "message"),
-        [([], "has no images"), ([("cat.png", 0)], "must be a PIL image or a tensor .*, got str")],
-    )
-    def test_what_holds_no_images_is_refused(self, dataset: list[Any], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            load_images(dataset)
-
-
-class TestOpenDataset:
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        """Two classes of two training images and one test image, whose red value is 10 times their number."""
-        for number, place in enumerate(["train/cat", "train/cat", "train/dog", "train/dog", "test/cat", "test/dog"]):
-            (tmp_path / place).mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (4, 4), (10 * number, 0, 0)).save(tmp_path / place / f"{number}.png")
-        return tmp_path
-
-    def test_an_image_folder_has_its_splits(self, folder: Path) -> None:
-        train, test = (open_dataset(f"imagefolder:{folder}", split) for split in ("train", "test"))
-        assert train.classes == test.classes == ["cat", "dog"]
-        assert load_images(train).images[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
-        assert load_images(train).labels.tolist() == [0, 0, 1, 1]
-        assert load_images(test).images[:, 0, 0, 0].tolist() == [40, 50]
-
-    def test_a_folder_without_splits_is_both(self, folder: Path) -> None:
-        for split in ("train", "test"):
-            assert len(open_dataset(f"imagefolder:{folder / 'train'}", split)) == 4
-
-    def test_digits_are_split_without_overlap_and_fit_their_constants(self) -> None:
-        train, test = (load_images(open_dataset("digits", split)) for split in ("train", "test"))
-        assert len(train) + len(test) == 1797
-        assert train.image_shape == test.image_shape == DIGITS.image_shape
-        assert train.class_names == DIGITS.class_names
-        assert set(test.labels.tolist()) == set(range(10))
-        seen = {image.numpy().tobytes() for image in train.images}
-        assert not [image for image in test.images if image.numpy().tobytes() in seen]
-        standardized = DIGITS.normalization.standardize(train.unit_batch(torch.arange(len(train)))[0])
-        assert abs(standardized.mean()) < 0.05
-        assert standardized.std() == pytest.approx(1, abs=0.05)
-
-    @pytest.mark.parametrize(
-        ("spec", "split", "message"),
-        [
-            ("digits", "validation", "split must be 'train' or 'test', got 'validation'"),
-            ("mnist", "train", "unknown data set 'mnist'; expected cifar10"),
-            ("imagefolder", "train", "unknown data set 'imagefolder'"),
-            ("imagefolder:nowhere", "train", "image folder nowhere does not exist"),
-            ("cifar10:nowhere", "train", "cifar10 is not in 'nowhere'"),
-            ("cifar100:nowhere", "test", "cifar100 is not in 'nowhere'"),
-        ],
-    )
-    def test_what_is_not_there_is_one_line(self, spec: str, split: str, message: str) -> None:
-        with pytest.raises(ValueError, match=message) as caught:
-            open_dataset(spec, split)
-        assert "\n" not in str(caught.value)
-
-    def test_an_empty_folder_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "train").mkdir()
-        with pytest.raises(ValueError, match="has no images"):
-            open_dataset(f"imagefolder:{tmp_path}", "train")

@@ -54,9 +54,8 @@ class Comparison:
     images_per_class: int | None
 
     def chosen_recipe(self) -> Recipe:
-        fast = self.recipe == "fast"
-        recipe = fast_recipe(flip=flips_of(self.flips, self.data)) if fast else paper_recipe()
-        return replace(recipe, **given(steps=self.steps))
+        chosen = fast_recipe if self.recipe == "fast" else paper_recipe
+        return replace(chosen(flip=flips_of(self.flips, self.data)), **given(steps=self.steps))
 
     def real_images(self, bundle: Bundle, split: str) -> LabeledImages:
         """The real images that the bundle's are compared with."""

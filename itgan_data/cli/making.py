@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 import click
 import torch
 
+from ..augmentation import without_flip
 from ..bundle.writing import save_bundle
 from ..condense import methods
 from ..condense.condenser import Condenser
 from ..condense.config import CondenserConfig
 from ..condense.pool import PoolConfig, build_pool
 from ..data.dataset import SyntheticDataset
-from ..datasets import load_images, open_dataset
+from ..datasets import load_images, open_dataset, parse_spec
 from ..evaluation.features import FeatureNetwork, inception
 from ..evaluation.protocol import measure_normalization
 from ..evaluation.quality import Judge
@@ -86,7 +87,7 @@ def pretrain(
     """
     real = load_images(open_dataset(data, "train"))
     chosen: dict[str, Callable[[], GeneratorTrainerConfig]] = {
-        "digits": presets.digits,
+        "digits": lambda: presets.digits(real.num_classes),
         "small": lambda: presets.small(real.num_classes),
         "paper": lambda: presets.paper(real.num_classes),
     }
@@ -155,8 +156,7 @@ def condense(
         config = replace(METHODS[method](**count), normalization=measured)
     config = replace(config, **given(**changes))
     if not flips_of(flips, data):
-        strategy = "_".join(name for name in config.strategy.split("_") if name != "flip")
-        config = replace(config, strategy=strategy, pool=replace(config.pool, flips=False))
+        config = replace(config, strategy=without_flip(config.strategy), pool=replace(config.pool, flips=False))
     chosen = _generator(generator, method, real, config, trust)
     condenser = Condenser(chosen, real, config, workdir=workdir or out.with_name(f"{out.name}-work"), device=device)
     latents = _latents(condenser, stage, shard, max_minutes)
@@ -172,15 +172,12 @@ def condense(
 @click.command("import")
 @click.argument("checkpoint", type=PATH)
 @click.option("--latents", type=PATH, help="Latents released with it (`z_eff_all` or `z_inverse_all`).")
-@click.option(
-    "--data",
-    default="",
-    metavar="SPEC",
-    help="What the latents stand for, in its order: cifar10[:ROOT] or cifar100[:ROOT].",
-)
+@data_option("What the latents stand for, in its order", required=False)
 @click.option("--labels", "label_file", type=PATH, help="In place of --data: a text file of labels, one a line.")
 @click.option("--out", required=True, type=PATH, help="A bundle's folder; without --latents, a generator's.")
-def import_command(checkpoint: Path, latents: Path | None, data: str, label_file: Path | None, out: Path) -> None:
+def import_command(
+    checkpoint: Path, latents: Path | None, data: str | None, label_file: Path | None, out: Path
+) -> None:
     """Take over a generator that other code released, and its latents.
 
     \b
@@ -188,19 +185,20 @@ def import_command(checkpoint: Path, latents: Path | None, data: str, label_file
     itgan-data import G_Pretrained.pth --latents EfficientGAN_final.pt --data cifar10:data --out runs/bundle
     itgan-data import G_Pretrained.pth --latents EfficientGAN_final.pt --labels labels.txt --out runs/bundle
     """
-    if bool(data) + (label_file is not None) != (latents is not None):
+    if (data is not None) + (label_file is not None) != (latents is not None):
         raise click.UsageError("latents are stored without labels: with --latents give --data or --labels, one of them")
-    if data and data.partition(":")[0] not in ("cifar10", "cifar100"):
-        raise click.UsageError(f"--data must be cifar10[:ROOT] or cifar100[:ROOT], got {data!r}; others have no order")
+    if data is not None and parse_spec(data)[0].place != "[:ROOT]":
+        raise click.UsageError(f"{data} has no order that is the same for everybody; expected one of torchvision's")
     generator = import_generator(checkpoint)
     if latents is None:
         save_generator(out, generator)
         click.echo(out)
         return
-    if label_file is None:
+    if data is not None:
         images = load_images(open_dataset(data, "train"), image_shape=generator.image_shape)
         imported = import_latents(latents, images.labels)
     else:
+        assert label_file is not None  # one of them is given
         imported = import_latents(latents, read_labels(label_file))
         images = SyntheticDataset(generator, imported, cache=None)
     training = {"checkpoint": checkpoint.name, "latents": latents.name}

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ..bundle.reading import packaged_bundle
+from ..datasets import DATASETS, SPECS, parse_spec
 from .running import device_of_rank
 
 PATH = click.Path(path_type=Path)
-DATASETS = ("cifar10", "cifar100", "digits", "imagefolder:")
 
 
 def _usable_device(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
@@ -46,14 +46,23 @@ def _import_class(name: str) -> type[nn.Module]:
 
 
 def data_option(text: str, *, required: bool = True) -> Callable[[Any], Any]:
-    kinds = "cifar10[:ROOT], cifar100[:ROOT], imagefolder:DIR or digits"
+    names = [name + (":" if row.place == ":DIR" else "") for name, row in DATASETS.items()]
     return click.option(
         "--data",
         required=required,
         metavar="SPEC",
-        help=f"{text}: {kinds}.",
-        shell_complete=lambda ctx, param, start: [name for name in DATASETS if name.startswith(start)],
+        callback=lambda ctx, param, spec: spec if spec is None else _known(spec),
+        help=f"{text}: {SPECS}.",
+        shell_complete=lambda ctx, param, start: [name for name in names if name.startswith(start)],
     )
+
+
+def _known(spec: str) -> str:
+    try:
+        parse_spec(spec)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return spec
 
 
 def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -71,7 +80,10 @@ source_argument = click.argument(  # the type completes names of files
     "source", type=click.Path(), default=packaged_bundle("cifar10"), required=False
 )
 flips_option = click.option(
-    "--flips/--no-flips", default=None, help="Whether a mirrored image keeps its class; by default for all but digits."
+    "--flips/--no-flips",
+    default=None,
+    help="Whether a mirrored image keeps its class; by default for all but "
+    f"{', '.join(name for name, row in DATASETS.items() if not row.flips)}.",
 )
 device_option = click.option(
     "--device", callback=_usable_device, help="cpu, cuda, ...; by default CUDA where there is one."
@@ -108,4 +120,4 @@ def given(**options: Any) -> dict[str, Any]:
 
 def flips_of(flips: bool | None, data: str) -> bool:
     """What --flips says, or by default the data."""
-    return flips if flips is not None else data.partition(":")[0] != "digits"
+    return flips if flips is not None else parse_spec(data)[0].flips

@@ -7,10 +7,10 @@ from ..generators.biggan import BigGANConfig
 from .config import GeneratorTrainerConfig
 
 
-def digits() -> GeneratorTrainerConfig:
+def digits(num_classes: int = 10) -> GeneratorTrainerConfig:
     """Scikit-learn's digits in about a minute on two cores: 32 channels."""
     return GeneratorTrainerConfig(
-        generator=BigGANConfig(latent_dim=32, channels=(32, 32, 32, 32)),
+        generator=BigGANConfig(num_classes=num_classes, latent_dim=32, channels=(32, 32, 32, 32)),
         discriminator_channels=32,
         discriminator_steps=2,
         lr_generator=5e-4,

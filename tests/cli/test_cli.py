@@ -395,10 +395,9 @@ def test_what_cannot_be_trusted_is_wrong_use(name: str) -> None:
 
 
 ERRORS: dict[str, Callable[[Path], tuple[str | Path, ...]]] = {
-    "image folder": lambda folder: ("pretrain", "--data", f"imagefolder:{folder / 'none'}", "--out", folder / "out"),
+    "is not in": lambda folder: ("pretrain", "--data", f"svhn:{folder}", "--out", folder / "out"),
     "there is no bundle": lambda folder: ("evaluate", folder / "none", "--data", "digits"),
     "No such file": lambda folder: ("import", folder / "none.pth", "--out", folder / "out"),
-    "unknown data set": lambda folder: ("pretrain", "--data", "mnist", "--out", folder / "out"),
     "unexpected keyword argument 'stepz'": lambda folder: (
         *("pretrain", "--data", "digits", "--out", folder / "out"),
         *("--config", config_file(folder, "config.json", {"stepz": 1})),
@@ -442,8 +441,8 @@ def test_a_missing_extra_is_named_before_any_work(
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown data set"):
-        run("--debug", "pretrain", "--data", "mnist", "--out", tmp_path)
+    with pytest.raises(ValueError, match="is not in"):
+        run("--debug", "pretrain", "--data", f"mnist:{tmp_path}", "--out", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -458,6 +457,9 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         ("evaluate", "--data", "digits", "--metrics", "--seeds", "5"),
         ("preview", "--out", "x.png", "--kind", "neighbors"),  # of what data?
         ("preview", "--out", "x.png", "--kind", "grid", "--data", "digits"),
+        ("pretrain", "--data", "minst", "--out", "x"),
+        ("condense", "--data", "imagefolder:nowhere", "--out", "x", "--method", "dm"),
+        ("evaluate", "--data", "cifar10:nowhere"),
         ("nothing",),
     ],
 )

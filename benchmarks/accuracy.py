@@ -249,11 +249,11 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     out = out or Path("runs") / f"accuracy-{network}.json"
-    flip = parse_spec(data)[0].flips
-    recipe = fast_recipe(flip=flip) if recipe_name == "fast" else paper_recipe(flip=flip)
-    recipe = replace(recipe, steps=steps or recipe.steps, precision=precision, compile=compiled)
-    common = {"network": network, "recipe": recipe.to_json(), "data": data.partition(":")[0]}
     with one_line_errors():
+        chosen = fast_recipe if recipe_name == "fast" else paper_recipe
+        recipe = chosen(flip=parse_spec(data)[0].flips)
+        recipe = replace(recipe, steps=steps or recipe.steps, precision=precision, compile=compiled)
+        common = {"network": network, "recipe": recipe.to_json(), "data": data.partition(":")[0]}
         machine = environment(device)
         results = Results(out, settings=common, environment=machine)
         setting = open_setting(data, bundle, network=network, recipe=recipe, device=device, seeds=seeds)

@@ -359,10 +359,10 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     scale = SCALES[scale_name]
-    recipe = replace(scale.recipe, augmentation=CropFlip(flip=parse_spec(data)[0].flips))
-    scale = replace(scale, recipe=recipe)
     with one_line_errors():
         if "1" in wanted:
+            recipe = replace(scale.recipe, augmentation=CropFlip(flip=parse_spec(data)[0].flips))
+            scale = replace(scale, recipe=recipe)
             table_1(names, scale, data=data, bundle=bundle, others=others, device=device, out=out)
             click.echo(report(out), nl=False)
         if "3" in wanted:

@@ -158,7 +158,7 @@ def parse_spec(spec: str) -> tuple[DatasetInfo, str]:
     if row is None or bool(place) > bool(row.place) or (row.place == ":DIR" and not place):
         raise ValueError(f"unknown data set {spec!r}; expected one of {SPECS}")
     if place and not Path(place).expanduser().is_dir():
-        raise ValueError(f"{spec!r} needs a folder {place!r}, and there is none")
+        raise ValueError(f"{spec!r}: the folder {place!r} does not exist")
     return row, place
 
 

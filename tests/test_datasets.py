@@ -114,7 +114,7 @@ class TestTable:
     def test_what_is_not_there_is_one_line_that_fits_the_command_line(self, name: str, tmp_path: Path) -> None:
         if name == "digits":
             return
-        with pytest.raises(ValueError, match="is not in .*, or is damaged|has no images") as caught:
+        with pytest.raises(ValueError, match=r"is not in .*, or is damaged|has no images") as caught:
             open_dataset(f"{name}:{tmp_path}", "test")
         assert not re.search(r"\n|download=|=True", str(caught.value))
 
@@ -124,8 +124,8 @@ class TestTable:
             ("minst", "unknown data set 'minst'; expected one of cifar10\\[:ROOT\\]"),
             ("digits:data", "unknown data set"),
             ("imagefolder", "unknown data set 'imagefolder'"),
-            ("imagefolder:nowhere", "a folder 'nowhere', and there is none"),
-            ("cifar10:nowhere", "a folder 'nowhere'"),
+            ("imagefolder:nowhere", "the folder 'nowhere' does not exist"),
+            ("cifar10:nowhere", "folder 'nowhere' does not exist"),
         ],
     )
     def test_what_cannot_be_meant_is_refused(self, spec: str, message: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import ablations
 import accuracy
+import augmentations
 import cells
 import click
 import complementary
@@ -53,6 +54,7 @@ REPORTS: dict[str, Callable[[Path], str]] = {  # the first pattern that fits a f
     "*.precision.json": condense_speed.precision_report,
     "ablations-*.json": ablations_of,
     "accuracy-*.json": accuracy.report,
+    "augmentations.json": augmentations.report,
     "condense-speed.json": condense_speed.report,
     "inversion.json": inversion.report,
     "latents-scale.json": latents_scale.report,

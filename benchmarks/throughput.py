@@ -7,7 +7,6 @@ is that of the process, which stands still while another process has the core.
     python benchmarks/throughput.py --threads 1
 """
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
@@ -199,6 +199,11 @@ def measure_loading(train_set: ITGANCIFAR10, rounds: int) -> dict[str, dict[str,
     def floor() -> torch.Tensor:
         return pixels[torch.randint(len(pixels), (LOADER_BATCH,))].float() / 255.0
 
+    augment = torch.nn.Sequential(
+        K.RandomCrop((32, 32), padding=PADDING),
+        K.RandomHorizontalFlip(p=0.5),
+        K.Normalize(torch.tensor(normalization.mean), torch.tensor(normalization.std)),
+    )
     variants: dict[str, Callable[[], Any]] = {
         "floor: index uint8, scale to float": floor,
         "ITGANCIFAR10 in a DataLoader, not augmented": endless(DataLoader(train_set, **options)),
@@ -206,16 +211,8 @@ def measure_loading(train_set: ITGANCIFAR10, rounds: int) -> dict[str, dict[str,
             SyntheticLoader(train_set, augment=CropFlip(PADDING), normalization=normalization, **options)
         ),
         "torchvision: PIL items in a DataLoader": endless(DataLoader(InMemoryCIFAR10(train_set, transform), **options)),
+        "kornia on the floor's batch": lambda: augment(floor()),
     }
-    if importlib.util.find_spec("kornia"):
-        import kornia.augmentation as K
-
-        augment = torch.nn.Sequential(
-            K.RandomCrop((32, 32), padding=PADDING),
-            K.RandomHorizontalFlip(p=0.5),
-            K.Normalize(torch.tensor(normalization.mean), torch.tensor(normalization.std)),
-        )
-        variants["kornia on the floor's batch"] = lambda: augment(floor())
     seconds = median_seconds(variants, rounds, torch.device("cpu"))
     lowest, pil = seconds["floor: index uint8, scale to float"], seconds["torchvision: PIL items in a DataLoader"]
     return {

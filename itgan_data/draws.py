@@ -34,7 +34,6 @@ class Stream(enum.IntEnum):
     SHUFFLE = 5
     """The order of images in `SyntheticLoader` and in recipes, which see the same batches for the same seed."""
     AUGMENTATION = 6
-    """As `SHUFFLE`, for both."""
     CLASSIFIER = 7
     """Weights of a network that is trained to be tested."""
     METRIC_PAIRS = 8
@@ -140,8 +139,12 @@ def make_rng(seed: int, *keys: int, stream: Stream) -> torch.Generator:
 
 
 @contextmanager
-def global_rng_seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU's global RNG for a block, then put it back: for code of others that draws from it alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+def global_rng_seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed the global RNG, on the CPU and on `device`, for a block of code that draws from it; it is restored after."""
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all GPUs too
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         yield

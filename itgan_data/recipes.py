@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import draws
-from .augmentation import DSA, Augmentation, CropFlip, without_flip
+from .augmentation import DSA, Augmentation, CropFlip, Kornia, standardize_and_augment, without_flip
 from .config import Above, AtLeast, HalfOpen, Precision, autocast, check
 from .draws import Stream
 from .images import ImageSource, Normalization
@@ -37,8 +37,8 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 5e-4
     """On all parameters."""
-    augmentation: Augmentation | None = None
-    """Applied to standardized images; None for none."""
+    augmentation: Augmentation | Kornia | None = None
+    """Applied to standardized images (`Kornia`: to unit ones before, and draws depend on the batch); None for none."""
     shared_draws: int = 0
     """How many of the first draws a whole batch shares; 1 gives `DSA` one operation a batch."""
     precision: Precision = "float32"
@@ -232,14 +232,19 @@ def training_batch(
     epoch: int,
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Standardized and augmented images, and their labels, on `device`."""
+    """Standardized and augmented images, and their labels (soft ones if `Kornia` mixes), on `device`."""
     unit, labels = source.unit_batch(indices, epoch)
-    images = normalization.standardize(unit.to(device, non_blocking=True))
-    if recipe.augmentation is not None:
-        numbers = draws.uniform(seed, epoch, indices, recipe.augmentation.num_draws, stream=Stream.AUGMENTATION)
-        numbers[:, : recipe.shared_draws] = numbers[0, : recipe.shared_draws]
-        images = recipe.augmentation(images, numbers)
-    return images.contiguous(memory_format=torch.channels_last), labels.to(device, non_blocking=True)
+    images, labels = standardize_and_augment(
+        unit.to(device, non_blocking=True),
+        labels.to(device, non_blocking=True),
+        indices,
+        recipe.augmentation,
+        normalization,
+        seed=seed,
+        epoch=epoch,
+        shared_draws=recipe.shared_draws,
+    )
+    return images.contiguous(memory_format=torch.channels_last), labels
 
 
 def predict_logits(

@@ -90,14 +90,14 @@ class TestStreams:
                 draw(stream=stream)
 
     def test_each_is_used_in_one_file_alone(self) -> None:
-        """But for what loader and recipes do alike, and the weights of a classifier whoever trains it."""
+        """But for the order of images in loader and recipes, and the weights of a classifier whatever trains it."""
         users: dict[str, set[str]] = defaultdict(set)
         for file in (file for folder in SOURCES for file in folder.rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Stream":
                     users[node.attr].add(file.stem)
         assert users.keys() == Stream.__members__.keys()
-        shared = {"SHUFFLE", "AUGMENTATION", "CLASSIFIER", "SCRIPT"}
+        shared = {"SHUFFLE", "CLASSIFIER", "SCRIPT"}
         assert {name for name, files in users.items() if len(files) > 1} == shared
 
 

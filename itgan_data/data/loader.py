@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import default_collate
 
 from .. import draws
-from ..augmentation import Augmentation
+from ..augmentation import Augmentation, Kornia, standardize_and_augment
 from ..draws import Stream
 from ..images import ImageSource, Normalization
 from .dataset import SyntheticDataset
@@ -29,7 +29,8 @@ class SyntheticLoader:
         batch_size: images a batch on this rank.
         shuffle: a new order every epoch, or the order of the data set.
         drop_last: leave out the last, smaller batch.
-        augment: applied to the standardized images, with draws of its own for each image.
+        augment: applied to the standardized images, with draws of its own for each image; or a `Kornia`, whose
+            draws depend on the batch.
         normalization: takes unit images to standardized ones; None leaves them unit.
         device: where batches go; where the data set makes them by default.
         seed: of order and augmentation.
@@ -46,7 +47,7 @@ class SyntheticLoader:
         *,
         shuffle: bool,
         drop_last: bool,
-        augment: Augmentation | None = None,
+        augment: Augmentation | Kornia | None = None,
         normalization: Normalization | None = None,
         device: str | torch.device | None = None,
         seed: int = 0,
@@ -111,16 +112,22 @@ class SyntheticLoader:
         self._start = self._position = (state["epoch"], state["batch"])
 
     def batch(self, indices: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images `[B, C, H, W]` and labels `[B]` of `indices`, as an iteration yields them in `epoch`."""
+        """The images `[B, C, H, W]` and labels `[B]` of `indices`, as an iteration yields them in `epoch`.
+
+        Labels are soft, float `[B, num_classes]`, where a `Kornia` mixes images.
+        """
         images, labels = self.dataset.unit_batch(indices, epoch)
         if self.device is not None:
             images = images.to(self.device, non_blocking=True)
-        if self.normalization is not None:
-            images = self.normalization.standardize(images)
-        if self.augment is not None:
-            uniforms = draws.uniform(self.seed, epoch, indices, self.augment.num_draws, stream=Stream.AUGMENTATION)
-            images = self.augment(images, uniforms)
-        return images, labels.to(images.device, non_blocking=True)
+        return standardize_and_augment(
+            images,
+            labels.to(images.device, non_blocking=True),
+            indices,
+            self.augment,
+            self.normalization,
+            seed=self.seed,
+            epoch=epoch,
+        )
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         splits = torch.split(self._order(epoch), self.batch_size)[first : len(self)]

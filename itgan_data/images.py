@@ -199,7 +199,10 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def unit_batch(self, indices: torch.Tensor, epoch: int, /) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unit images `[B, C, H, W]` and int64 labels `[B]` at `indices` `[B]`; a new epoch may make other images."""
+        """Unit images `[B, C, H, W]` at `indices` `[B]`; a new epoch may make other images.
+
+        Labels are int64 `[B]`, or class probabilities `[B, num_classes]`, of which cross entropy takes either.
+        """
         ...
 
 

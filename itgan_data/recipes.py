@@ -267,11 +267,12 @@ def accuracy(
     batch_size: int = 500,
     precision: str = "float32",
 ) -> float:
-    """Share, in [0, 1], of the images of `source` whose highest logit is their label's.
+    """Share, in [0, 1], of the images of `source` whose highest logit is their label's, or their likeliest class's.
 
     On synthetic images and a network trained on real ones this is the agreement with the conditioning label.
     """
     logits, labels = _predict(network, source, normalization, batch_size, precision)
+    labels = labels.argmax(dim=1) if labels.is_floating_point() else labels
     return float((logits.argmax(dim=1) == labels).double().mean())
 
 

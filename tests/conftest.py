@@ -85,7 +85,7 @@ def write_bundle(
         torch.manual_seed(0)
         generator = BigGAN(BigGANConfig(num_classes=len(names), channels=channels, latent_dim=16)).eval()
     count = images_per_class * len(names)
-    labels = torch.arange(count) // images_per_class
+    labels = torch.arange(count) % len(names)
     classes, noise = torch.randn(len(names), 16, generator=rng), torch.randn(count, 16, generator=rng)
     latents = LatentSet(classes[labels] + 0.3 * noise, labels)
     config = {

@@ -49,19 +49,21 @@ class Kornia:
         return f"Kornia({', '.join(map(_one_line, self.augmentations))}, then={self.then!r})"
 
     def __call__(self, unit: torch.Tensor, labels: torch.Tensor, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment unit images `[B, C, H, W]` and int64 labels `[B]`, which become soft where images are mixed."""
+        """Augment unit images `[B, C, H, W]` and labels, of which int64 ones become soft where images are mixed."""
         with global_rng_seeded(seed, unit.device):
             for part in self.augmentations:
                 if part in self.mixing:
-                    unit, mixture = part(unit, labels, data_keys=["input", "class"])
-                    labels = self._soft(mixture)
+                    places = torch.arange(len(unit), device=unit.device)  # for labels that may be soft already
+                    unit, mixture = part(unit, places, data_keys=["input", "class"])
+                    labels = self._mixed(labels, mixture)
                 else:
                     unit = part(unit)
         return unit, labels
 
-    def _soft(self, mixture: torch.Tensor) -> torch.Tensor:
-        """From `[B, 3]`: the label, that of the image mixed in, and its share."""
-        own, other = F.one_hot(mixture[:, :2].long(), self.num_classes or -1).to(mixture.dtype).unbind(1)
+    def _mixed(self, labels: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+        """By a mixture `[B, 3]`: an image's place in the batch, that of the image mixed in, and its share."""
+        soft = labels if labels.is_floating_point() else F.one_hot(labels, self.num_classes or -1)
+        own, other = soft.to(mixture.dtype)[mixture[:, :2].long()].unbind(1)
         return torch.lerp(own, other, mixture[:, 2:])
 
 

@@ -1,45 +1,94 @@
 """What a `DataLoader` gets from a `SyntheticDataset`: the samples of a batch, held as whole tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
+from ..images import to_pil, unit_to_uint8
+
 
 class Sample(tuple[Any, ...]):
     """An `(image, target)` of a `Batch`: a tuple, whose type tells `default_collate` what to do."""
 
-    __slots__ = ()
+    unit: Any
+    """The image before it became a PIL image."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (tuple(self),)
 
 
-class Batch(Sequence[Sample]):
-    """The samples of one batch, as any `collate_fn` takes them; made as they are looked at, from whole tensors.
+class Batch(list[Any]):
+    """The samples of one batch: the list that `DataLoader` promises a `collate_fn`.
 
-    `default_collate` would stack 256 views of one tensor, at the price of making the batch a second time. It finds
-    the whole tensor here.
+    The samples are made when the list is first used as one. `default_collate` does not: it finds the whole tensors
+    here, where stacking 256 samples would make the batch a second time, by way of PIL.
     """
 
-    def __init__(self, images: Any, targets: Sequence[Any]) -> None:
+    whole: tuple[Any, Sequence[Any]] | None = None
+    """Images and targets, until the samples are made."""
+    _as_pil = True
+
+    @classmethod
+    def of(cls, images: Any, targets: Sequence[Any], *, as_pil: bool) -> "Batch":
+        """A batch of unit images, whose samples hold them as they are or as PIL images."""
         if len(images) != len(targets):
             raise ValueError(f"batch_transform must return {len(targets)} images, one for each, got {len(images)}")
-        self.images = images
-        self.targets = targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
+        batch = cls([None] * len(targets))
+        batch.whole, batch._as_pil = (images, targets), as_pil
+        return batch
 
     def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return list(self)[place]
-        return Sample((self.images[place], self.targets[place]))
+        # `default_collate` looks at the type of the first sample; that alone does not make all of them.
+        if self.whole is not None and isinstance(place, int):
+            return self._sample(*(part[place] for part in self.whole))
+        self._make_samples()
+        return super().__getitem__(place)
+
+    def __radd__(self, other: list[Any]) -> list[Any]:
+        return other + list(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
+
+    def _make_samples(self) -> None:
+        if self.whole is not None:
+            whole, self.whole = self.whole, None
+            self[:] = map(self._sample, *whole)
+
+    def _sample(self, image: Any, target: Any) -> Sample:
+        sample = Sample((to_pil(unit_to_uint8(image)) if self._as_pil else image, target))
+        sample.unit = image
+        return sample
 
 
-def _collate(samples: Sequence[Sample], *, collate_fn_map: Any) -> Any:
-    """What `default_collate` does with a list of tuples, without the stacking where that is done already."""
-    if isinstance(samples, Batch) and type(samples.images) is torch.Tensor:
-        return [samples.images, collate(samples.targets, collate_fn_map=collate_fn_map)]
-    return collate([tuple(sample) for sample in samples], collate_fn_map=collate_fn_map)
+def _after_making_samples(method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Batch, *arguments: Any, **options: Any) -> Any:
+        self._make_samples()
+        return method(self, *arguments, **options)
+
+    return call
 
 
-default_collate_fn_map[Sample] = _collate  # how torch is told of types that are not its own
+# Every other use of a list, `__iter__` and `sort` and `append` alike, finds the samples made.
+_UNCHANGED = {"__new__", "__init__", "__len__", "__getattribute__", "__class_getitem__", "__hash__", "__doc__"}
+for _name in vars(list).keys() - vars(Batch).keys() - _UNCHANGED:
+    setattr(Batch, _name, _after_making_samples(getattr(list, _name)))
+
+
+def _collate(samples: Sequence[Sample], *, collate_fn_map: Any) -> list[Any]:
+    """What `default_collate` does with a list of tuples of tensors, without the stacking where that is done already."""
+    if isinstance(samples, Batch) and samples.whole is not None:
+        columns: tuple[Any, ...] = samples.whole
+    else:  # some of them, or in another order
+        columns = tuple(zip(*((sample.unit, *sample[1:]) for sample in samples), strict=True))
+    return [
+        column if type(column) is torch.Tensor else collate(list(column), collate_fn_map=collate_fn_map)
+        for column in columns
+    ]
+
+
+# torch documents this map as the way to add types to `default_collate`, but keeps it in a private module: where it
+# moves, the import above fails, which is better than batches that are stacked a second time unnoticed.
+default_collate_fn_map[Sample] = _collate

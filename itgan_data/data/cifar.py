@@ -1,42 +1,54 @@
 """`ITGANCIFAR10` and `ITGANCIFAR100`: torchvision's CIFAR data sets with a condensed training split."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from ..bundle.reading import Bundle, load_bundle
+from ..bundle.reading import Bundle, load_bundle, packaged_bundle
 from ..generators.trusted import Trust
 from ..latents.stored import LatentSet, LatentSource
 from .dataset import SyntheticDataset
 from .generated import Cache
+
+logger = logging.getLogger(__name__)
+
+_DOWNLOADS: set[Path] = set()  # roots that `download=True` was given for while only the training split was asked for
 
 
 class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvision has no types
     """CIFAR-10 with a training split generated from a bundle; a `torchvision.datasets.CIFAR10` otherwise.
 
     Args:
-        root: where torchvision keeps the real data; only needed for `train=False`.
+        root: where torchvision keeps the real data; only read for `train=False`.
         train: the condensed training split, or the real test split.
         transform, target_transform: as in torchvision.
-        download: let torchvision fetch the real data for `train=False`; no effect for `train=True`.
-        source: a bundle's folder or "org/name[@revision]" on the Hub; by default the one in the package.
+        download: let torchvision fetch the real data. With `train=True`, which needs none of them, that waits until
+            this process opens `train=False` of the same root.
+        source: a bundle's folder, the name of one in the package, or "org/name[@revision]" on the Hub; by default
+            `default_source`, else the environment variable ITGAN_DATA_CIFAR10 (or ITGAN_DATA_CIFAR100), else the
+            bundle of that name in the package.
         revision: a branch, tag or commit id, for a source on the Hub.
         trust: the class of a generator that is not of this package, as in `load_bundle`.
         latents: takes the bundle's latents to what images are made from, such as
             `lambda learned: JitteredLatents(learned, 0.3)`; by default they are taken as they are.
-        batch_transform, device, cache, dtype: see `SyntheticDataset`; all but the first are for `train=True`, as are
-            `source` to `latents`.
+        batch_transform, device, cache, dtype, soft_labels, length: see `SyntheticDataset`; all but the first are for
+            `train=True`, as are `source` to `latents`.
 
     Raises:
         HubError: the Hub does not have the bundle or does not give it.
-        ValueError: a bundle that is missing, damaged or not of this data set; `train=False` without `root`.
+        ValueError: a bundle that is missing, damaged or not of this data set; `train=False` without `root`; a subclass
+            with the files of the other CIFAR.
         RuntimeError: from torchvision, if the real data are not in `root`.
     """
 
+    default_source: ClassVar[str | os.PathLike[str] | None] = None
+    """To be assigned where a script cannot be given a `source`."""
+    _name = "cifar10"
     _num_classes = 10
 
     def __init__(
@@ -55,11 +67,17 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         device: str | torch.device | None = None,
         cache: Cache = "auto",
         dtype: torch.dtype | None = None,
+        soft_labels: bool = False,
+        length: int | None = None,
     ) -> None:
+        self._check_files()
+        place = None if root is None else Path(root).expanduser().resolve()
         if not train:
             if root is None:
                 raise ValueError("train=False is the real test split, which torchvision reads; pass root=")
-            CIFAR10.__init__(self, root, False, transform, target_transform, download)  # assigns `data`
+            if place in _DOWNLOADS and not download:
+                logger.warning("as download=True was given for it before, %s is to hold the real test split", place)
+            CIFAR10.__init__(self, root, False, transform, target_transform, download or place in _DOWNLOADS)
             self._init_batches(batch_transform)
             return
         bundle = self._load(source, revision, trust)
@@ -74,12 +92,42 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
             cache=cache,
             dtype=dtype,
             classes=bundle.class_names,
+            soft_labels=soft_labels,
+            length=length,
         )
         self.root = str(Path(root).expanduser()) if isinstance(root, str) else root
         self.train = True
+        if download and place is not None:
+            _DOWNLOADS.add(place)
+            logger.info("the training split needs no real data; they are fetched when train=False asks for them")
+
+    def _check_integrity(self) -> bool:
+        """Whether the files that this split needs are there; the training split needs none."""
+        return self.train or super()._check_integrity()
+
+    def _check_files(self) -> None:
+        """Refuse a subclass that names the files of the other CIFAR, as long-tail variants of torchvision's do."""
+        own, other = (CIFAR100, CIFAR10) if isinstance(self, CIFAR100) else (CIFAR10, CIFAR100)
+        for name in ("base_folder", "train_list", "test_list", "meta"):
+            if getattr(self, name) == getattr(other, name) != getattr(own, name):
+                raise ValueError(
+                    f"{type(self).__name__} has the {name} of {other.__name__}, but its images come from a bundle of "
+                    f"{own.__name__}; derive it from ITGAN{other.__name__}"
+                )
+
+    def _default_source(self) -> str | os.PathLike[str]:
+        variable = f"ITGAN_DATA_{self._name.upper()}"
+        packaged = packaged_bundle(self._name)
+        chosen = self.default_source or os.environ.get(variable)
+        if not chosen and not packaged.is_dir():
+            raise ValueError(
+                f"the package has no bundle {self._name!r}; pass source=, assign {type(self).__name__}.default_source, "
+                f"or set the environment variable {variable}: a folder, or org/name on the Hub"
+            )
+        return chosen or packaged
 
     def _load(self, source: str | os.PathLike[str] | None, revision: str | None, trust: Trust) -> Bundle:
-        bundle = load_bundle(source, revision, trust=trust)
+        bundle = load_bundle(self._default_source() if source is None else source, revision, trust=trust)
         expected = (self._num_classes, (3, 32, 32))
         if (got := (bundle.generator.num_classes, tuple(bundle.generator.image_shape))) != expected:
             raise ValueError(
@@ -90,11 +138,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
 
 
 class ITGANCIFAR100(ITGANCIFAR10, CIFAR100):  # type: ignore[misc]  # torchvision has no types
-    """CIFAR-100 with a training split generated from a bundle; the package has none, so pass `source`."""
+    """CIFAR-100 with a training split generated from a bundle; arguments and errors are those of `ITGANCIFAR10`."""
 
+    _name = "cifar100"
     _num_classes = 100
-
-    def _load(self, source: str | os.PathLike[str] | None, revision: str | None, trust: Trust) -> Bundle:
-        if source is None:
-            raise ValueError("the package has no CIFAR-100 bundle; pass source=, a folder or org/name on the Hub")
-        return super()._load(source, revision, trust)

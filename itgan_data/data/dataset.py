@@ -15,8 +15,8 @@ from torch import nn
 from torchvision.datasets import VisionDataset
 
 from ..generators.contract import ImageGenerator, as_generator
-from ..images import to_pil, uint8_to_unit
-from ..latents.stored import LatentSource
+from ..images import uint8_to_unit
+from ..latents.stored import LatentSet, LatentSource
 from .batch import Batch
 from .generated import Cache, GeneratedImages
 
@@ -31,11 +31,13 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
 
     `targets` is an ordinary list, read at every access. It never changes the images: the generator is
     conditioned on the labels of the latents. `data` is the uint8 array torchvision has; assigning it detaches
-    the data set from its generator.
+    the data set from its generator. A `collate_fn` other than torch's gets a list of `(PIL image, int)`, or of what
+    the transforms make of them.
 
     Args:
         generator: any module called as `generator(latents, labels) -> signed images`, with the attributes
-            `latent_dim`, `num_classes` and `image_shape`. It is moved to `device` and set to evaluation.
+            `latent_dim`, `num_classes` and `image_shape`, or a compiled or `DataParallel` one. It is moved to
+            `device` and set to evaluation.
         latents: a `LatentSet`, or for new images every epoch (see `set_epoch`) a fresh source: `RandomLatents`,
             `JitteredLatents`, `MixedLatents` or `FilteredLatents`.
         transform: called with each PIL image.
@@ -50,10 +52,16 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
             Images of fresh latents are never kept.
         dtype: torch.bfloat16 or torch.float16 generate under autocast.
         classes: names of the generator's classes; "0", "1", ... by default.
+        soft_labels: give the soft labels of the latents, float32 `[num_classes]`, in place of the targets, to which
+            `targets` stays the list of ints.
+        length: repeat the latents up to so many, for scripts that count on 50,000: image i is image `i % len(latents)`.
+            What is held out for validation has copies among the rest then.
 
     Raises:
         ValueError: latents, classes or options that do not fit.
     """
+
+    soft_labels = False
 
     def __init__(
         self,
@@ -67,18 +75,25 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
         cache: Cache = "auto",
         dtype: torch.dtype | None = None,
         classes: Sequence[str] | None = None,
+        soft_labels: bool = False,
+        length: int | None = None,
     ) -> None:
-        images = GeneratedImages(generator, latents, device=device, cache=cache, dtype=dtype)
         num_classes = as_generator(generator).num_classes
+        images = GeneratedImages(generator, latents, device=device, cache=cache, dtype=dtype, length=length)
         names = [str(label) for label in range(num_classes)] if classes is None else list(classes)
         if len(names) != num_classes:
             raise ValueError(f"classes must name the generator's {num_classes}, got {len(names)} names")
+        first = torch.tensor([0])
+        if soft_labels and not (isinstance(latents, LatentSet) and latents.soft_batch(first).shape[1] == num_classes):
+            raise ValueError(f"soft_labels=True needs a LatentSet with those of {num_classes} classes, got {latents!r}")
         # Not super().__init__: a subclass may also derive from CIFAR10, whose __init__ would read files.
         VisionDataset.__init__(self, transform=transform, target_transform=target_transform)
         self._generated: GeneratedImages | None = images
         self.classes = names
         self.class_to_idx = {name: label for label, name in enumerate(names)}
-        self.targets: list[Any] = latents.labels.tolist()
+        self.soft_labels = soft_labels
+        self.targets: list[Any] = latents.labels.repeat(-(-len(images) // len(latents)))[: len(images)].tolist()
+        self._hold(None)
         self._init_batches(batch_transform)
 
     def _init_batches(self, batch_transform: Callable[[torch.Tensor], torch.Tensor] | None) -> None:
@@ -91,16 +106,27 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
     @property
     def data(self) -> Any:
         """All images as uint8 `[N, H, W, C]`; reading it makes and keeps them."""
-        if self._generated is None:
-            return self._data
-        if self._generated.latents.fresh:
-            raise AttributeError("fresh latents change every epoch, so there is no `data`; use a LatentSet")
-        return self._generated.uint8_array()
+        data = self._data  # a plain attribute: scripts that read `dataset.data[i]` do so for each image
+        return self._make_data() if data is None else data
 
     @data.setter
     def data(self, images: Any) -> None:
+        if self.soft_labels:
+            warnings.warn("`data` was assigned, so soft labels no longer fit; `targets` are given", stacklevel=2)
+        self.soft_labels = False
         self._generated = None
-        self._data = images
+        self._hold(images)
+
+    def _make_data(self) -> Any:
+        assert self._generated is not None
+        if self._generated.latents.fresh:
+            raise AttributeError("fresh latents change every epoch, so there is no `data`; use a LatentSet")
+        self._hold(self._generated.uint8_array())
+        return self._data
+
+    def _hold(self, data: Any) -> None:
+        """Keep `data`, None until they are made, under its own name too: scripts look into `vars(dataset)`."""
+        self._data = self.__dict__["data"] = data
 
     @property
     def generator(self) -> ImageGenerator | None:
@@ -132,7 +158,9 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
     def __getstate__(self) -> dict[str, Any]:
         if get_spawning_popen() is not None:  # a copy or a file may do without
             self._check_transforms_pickle()
-        return self.__dict__
+        # `data` is a view of what `_generated` keeps, which pickling would write a second time.
+        held = {} if self._generated is None else {"data": None, "_data": None}
+        return {**self.__dict__, **held}
 
     def _check_transforms_pickle(self) -> None:
         for name in ("transform", "target_transform", "batch_transform"):
@@ -146,23 +174,27 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
                 ) from error
 
     def __len__(self) -> int:
+        return self._num_images
+
+    @property
+    def _num_images(self) -> int:
+        """What indices are bounded by, also where a subclass has another `__len__`."""
         return len(self._data if self._generated is None else self._generated)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        place = _place(index, len(self))
+        place = _place(index, self._num_images)
         image: Any = self._pil_image(place)
-        target = self.targets[place]
         if self.transform is not None:
             image = self.transform(image)
-        if self.target_transform is not None:
-            target = self.target_transform(target)
-        return image, target
+        return image, self._given_targets([place])[0]
 
     @property
     def __getitems__(self) -> Callable[[Sequence[int]], Batch] | None:
         """What `DataLoader` calls for a batch, or None where each item must go through `__getitem__`."""
         overridden = type(self).__getitem__ is not SyntheticDataset.__getitem__
-        # A wrapper that hands on all attributes has an item access of its own, which this would bypass.
+        # `DataLoader` asks `hasattr(dataset, "__getitems__")`. A wrapper whose `__getattr__` hands on every attribute
+        # to this data set would say yes, and its own `__getitem__` would be bypassed in silence. Nothing but the
+        # caller's frame tells that the question came by way of such a wrapper.
         delegated = sys._getframe(1).f_code.co_name in ("__getattr__", "__getattribute__")
         return None if overridden or delegated or self.transform is not None else self._batch
 
@@ -174,9 +206,12 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
             epoch: for fresh latents; by default that of `set_epoch`.
 
         Returns:
-            Unit float32 images `[B, C, H, W]` on the generator's device, and int64 targets `[B]` on the CPU.
+            Unit float32 images `[B, C, H, W]` on the generator's device, and on the CPU int64 targets `[B]`, or float32
+            soft labels `[B, num_classes]`.
         """
-        targets = torch.tensor([int(self.targets[place]) for place in indices.tolist()])
+        targets = self._targets(indices.tolist())
+        if not isinstance(targets, torch.Tensor):
+            targets = torch.tensor([int(target) for target in targets])
         return self._unit_images(indices, self.epoch if epoch is None else epoch, None), targets
 
     def _unit_images(self, indices: torch.Tensor, epoch: int, device: torch.device | None) -> torch.Tensor:
@@ -187,20 +222,29 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
         return uint8_to_unit(pixels.permute(0, 3, 1, 2)).contiguous()
 
     def _batch(self, indices: Sequence[int]) -> Batch:
-        size = len(self)
-        places = [_place(index, size) for index in indices]
+        places = [_place(index, self._num_images) for index in indices]
         images = self._unit_images(torch.tensor(places), self.epoch, torch.device("cpu"))
         if self.batch_transform is not None:
             images = self.batch_transform(images)
-        targets = [self.targets[place] for place in places]
-        if self.target_transform is not None:
-            targets = [self.target_transform(target) for target in targets]
-        return Batch(images, targets)
+        return Batch.of(images, self._given_targets(places), as_pil=self.batch_transform is None)
+
+    def _targets(self, places: Sequence[int]) -> Any:
+        """Targets, or soft labels `[B, num_classes]`."""
+        if not self.soft_labels:
+            return [self.targets[place] for place in places]
+        assert isinstance(self.latents, LatentSet)
+        return self.latents.soft_batch(torch.tensor(places) % len(self.latents))
+
+    def _given_targets(self, places: Sequence[int]) -> Any:
+        targets = self._targets(places)
+        return targets if self.target_transform is None else [self.target_transform(target) for target in targets]
 
     def _pil_image(self, place: int) -> Image.Image:
-        if self._generated is None:
-            return Image.fromarray(np.asarray(self._data[place]))
-        return to_pil(self._generated.uint8_image(place, self.epoch))
+        if self._data is None and self._generated is not None:
+            pixels = self._generated.uint8_image(place, self.epoch)
+        else:
+            pixels = np.asarray(self._data[place])
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
 
 
 def _place(index: int, size: int) -> int:

@@ -112,9 +112,9 @@ class SyntheticLoader:
         self._start = self._position = (state["epoch"], state["batch"])
 
     def batch(self, indices: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images `[B, C, H, W]` and labels `[B]` of `indices`, as an iteration yields them in `epoch`.
+        """The images `[B, C, H, W]` and labels of `indices`, as an iteration yields them in `epoch`.
 
-        Labels are soft, float `[B, num_classes]`, where a `Kornia` mixes images.
+        Labels are int64 `[B]`, or soft, float `[B, num_classes]`, where the data set gives such or a `Kornia` mixes.
         """
         images, labels = self.dataset.unit_batch(indices, epoch)
         if self.device is not None:

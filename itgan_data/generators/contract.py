@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .. import draws
 from ..draws import Stream
@@ -27,11 +28,13 @@ class ImageGenerator(nn.Module):
 
 
 def as_generator(module: nn.Module) -> ImageGenerator:
-    """The module itself, which is known to state its sizes.
+    """The module itself, or what `DataParallel` or `DistributedDataParallel` wraps; it is known to state its sizes.
 
     Raises:
         ValueError: one of `latent_dim`, `num_classes` and `image_shape` is missing, or cannot be.
     """
+    while isinstance(wrapper := getattr(module, "_orig_mod", module), (nn.DataParallel, DistributedDataParallel)):
+        module = wrapper.module  # `_orig_mod` is what torch.compile wraps, and hands on the attributes of
     sizes = {name: getattr(module, name, None) for name in ("latent_dim", "num_classes", "image_shape")}
     shape = sizes["image_shape"]
     sides = shape if isinstance(shape, (tuple, list)) and len(shape) == 3 else (None,)

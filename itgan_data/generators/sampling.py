@@ -42,10 +42,12 @@ def generate(
         ValueError: chunk is not positive, or the generator returns another shape.
     """
     image_shape = as_generator(generator).image_shape
+    weights = next(generator.parameters(), latents)  # float64 where that is torch's default dtype
+    latents = latents.to(weights.dtype)
     chunk = default_chunk(generator, latents.device) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
-    images = torch.empty((len(latents), *image_shape), device=latents.device)
+    images = torch.empty((len(latents), *image_shape), dtype=torch.float32, device=latents.device)
     reduced = dtype in (torch.bfloat16, torch.float16)
     with torch.autocast(latents.device.type, dtype=dtype if reduced else None, enabled=reduced):
         parts = (torch.split(tensor, chunk) for tensor in (images, latents, labels))

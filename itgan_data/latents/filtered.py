@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ..generators.contract import as_generator
+from ..generators.contract import as_generator, probe_images
 from ..generators.sampling import generate
 from ..images import Normalization, signed_to_unit
 from .stored import LatentSource, check_fit
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 _CHUNK = 500  # images that are judged at a time: 6 MB at 32 px
 _AT_ONCE = 32  # so many candidates take hardly longer than a few, so the last images have several each
 _HOPELESS = 1000  # candidates of a class of which none was accepted: more would not help
+_SAME = 4 / 255  # mean difference of signed images of one generator; reduced precision errs by less than a level
 _HOPELESS_IN_ALL = 200  # the same of all classes, when the tries of an image are used up
 
 
@@ -65,8 +66,8 @@ class FilteredLatents:
         max_tries: int = 100,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.num_classes = as_generator(generator).num_classes
-        check_fit(source, as_generator(generator))
+        module = as_generator(generator)
+        check_fit(source, module)
         if not source.fresh:
             raise ValueError("stored latents cannot be drawn again; filter fresh ones, or use LatentSet.select")
         if not 0 <= min_probability <= 1:
@@ -74,13 +75,14 @@ class FilteredLatents:
         if max_tries < 1:
             raise ValueError(f"max_tries must be at least 1, got {max_tries}")
         self.source = source
-        self.generator = generator.eval()
+        self.generator = module.eval()
         self.classifier = classifier.eval()
         self.normalization = normalization
         self.min_probability = min_probability
         self.max_tries = max_tries
         self.dtype = dtype
         self.latent_dim = source.latent_dim
+        self.num_classes = module.num_classes
         self.labels = source.labels
         self.num_tried = _shared_counts(self.num_classes)
         """Candidates of each class that were judged so far, by this process and the data set workers it started."""
@@ -109,8 +111,8 @@ class FilteredLatents:
     @torch.no_grad()
     def _accept(self, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         """For each index the first candidate that is accepted, or else the most probable one."""
-        chosen = torch.zeros(len(indices), self.latent_dim)
-        highest = torch.full((len(indices),), -1.0)
+        chosen = torch.zeros(len(indices), self.latent_dim, dtype=torch.float32)
+        highest = torch.full((len(indices),), -1.0, dtype=torch.float32)
         pending, attempt = torch.arange(len(indices)), 0
         while len(pending) and attempt < self.max_tries:
             block = range(attempt, min(attempt + max(1, _AT_ONCE // len(pending)), self.max_tries))
@@ -173,6 +175,26 @@ class FilteredLatents:
                 self.max_tries,
             )
         self.num_given_up += labels.bincount(minlength=self.num_classes)
+
+
+def check_filter(latents: LatentSource, generator: nn.Module) -> None:
+    """Refuse latents, or the sources they are made from, that were chosen by the images of another generator.
+
+    Generators are compared by a few images: one that was folded, or loaded a second time, is not another one.
+
+    Raises:
+        ValueError: they were.
+    """
+    for name in ("source", "other"):  # of jittered and mixed latents
+        if (inner := getattr(latents, name, None)) is not None:
+            check_filter(inner, generator)
+    if isinstance(latents, FilteredLatents) and latents.generator is not generator:
+        made, judged = probe_images(generator).cpu(), probe_images(latents.generator).cpu()
+        if made.shape != judged.shape or (made - judged).abs().mean() > _SAME:
+            raise ValueError(
+                "FilteredLatents was made for another generator, whose images it judges; give it the generator of "
+                "the data set"
+            )
 
 
 def _shared_counts(num_classes: int) -> torch.Tensor:

@@ -162,7 +162,7 @@ class MixedLatents:
         """Latents float32 `[B, latent_dim]` and labels `[B]` of one epoch; each source is asked for its part alone."""
         replaced = draws.uniform(self.seed, epoch, indices, 1, stream=Stream.MIXTURE)[:, 0] < self.share
         labels = self.labels[indices.to(self.labels.device)]
-        latents = torch.empty(len(indices), self.latent_dim, device=labels.device)
+        latents = torch.empty(len(indices), self.latent_dim, dtype=torch.float32, device=labels.device)
         for source, chosen in ((self.source, ~replaced), (self.other, replaced)):
             if chosen.any():
                 latents[chosen.to(latents.device)] = source.batch(indices[chosen], epoch)[0].to(latents.device)

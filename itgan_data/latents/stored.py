@@ -13,6 +13,7 @@ from ..storage.files import load_tensors
 from .files import StoredRows, encode, save_files, stored_files
 
 _SHARD_BYTES = 2**28  # a million float16 latents of width 128: a modest amount to hold in memory, or to send again
+_SUM_ERROR = 0.01  # of probabilities that were rounded: bfloat16 keeps 8 bits
 
 Matrix = torch.Tensor | StoredRows
 Column = TypeVar("Column")
@@ -44,11 +45,13 @@ class LatentSet:
     Args:
         latents: floats `[N, latent_dim]`, in memory or left in their files (see `load`).
         labels: int64 `[N]`; the class that conditions the generator.
-        soft_labels: class probabilities or logits `[N, num_classes]`, where a method learnt them; as latents.
+        soft_labels: class probabilities `[N, num_classes]` that a classifier is to learn in place of the labels; each
+            row sums to one. In memory or left in their files, as latents are.
         source_index: int64 `[N]`; the real image (its place in the training set) each latent stands for.
 
     Raises:
-        ValueError: an empty set, another shape or type, NaN or infinite values, negative labels.
+        ValueError: an empty set, another shape or type, NaN or infinite values, negative labels, or a row of soft
+            labels that are no probabilities.
     """
 
     fresh: ClassVar[bool] = False
@@ -72,6 +75,8 @@ class LatentSet:
                     f"soft_labels must be [{len(labels)}, num_classes > {int(labels.max())}], "
                     f"got {list(soft_labels.shape)}"
                 )
+            if isinstance(soft_labels, torch.Tensor):  # else as they are read
+                _check_probabilities(soft_labels, torch.arange(len(soft_labels)))
         self._latents = latents.detach() if isinstance(latents, torch.Tensor) else latents
         self.labels = labels
         self._soft_labels = soft_labels.detach() if isinstance(soft_labels, torch.Tensor) else soft_labels
@@ -112,6 +117,19 @@ class LatentSet:
         """Latents float32 `[B, latent_dim]` and labels `[B]`; `epoch` has no effect on stored latents."""
         indices = indices.to(self.labels.device)
         return self._latents[indices].to(torch.float32), self.labels[indices]
+
+    def soft_batch(self, indices: torch.Tensor) -> torch.Tensor:
+        """Soft labels, float32 `[B, num_classes]`.
+
+        Raises:
+            ValueError: the set has none, or rows that are no probabilities.
+        """
+        if self._soft_labels is None:
+            raise ValueError("these latents have no soft labels; give LatentSet soft_labels=")
+        rows = self._soft_labels[indices].to(torch.float32)
+        if not isinstance(self._soft_labels, torch.Tensor):
+            _check_probabilities(rows, indices)
+        return rows
 
     def select(self, indices: torch.Tensor) -> "LatentSet":
         """The latents at `indices` (int64 places or a boolean mask), in memory."""
@@ -245,6 +263,17 @@ def _check_floats(name: str, values: Matrix) -> None:
     if not finite.all():
         row = int((~finite).nonzero()[0])
         raise ValueError(f"{name} must be finite, got NaN or infinity in {int((~finite).sum())} rows (first: {row})")
+
+
+def _check_probabilities(rows: torch.Tensor, places: torch.Tensor) -> None:
+    sums = rows.float().sum(dim=1)
+    wrong = ((sums - 1).abs() > _SUM_ERROR) | (rows < 0).any(dim=1)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"soft_labels must be probabilities, which are not negative and sum to 1 in each row; row {places[first]} "
+            f"sums to {sums[first]:.4g} with {rows[first].min():.4g} its lowest; take the softmax of logits"
+        )
 
 
 def _check_integers(name: str, values: torch.Tensor, count: int) -> None:

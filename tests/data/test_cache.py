@@ -202,6 +202,41 @@ def test_a_folder_that_cannot_be_written_leaves_the_images_in_memory(
     assert np.array_equal(dataset.data, make_dataset(cache=None).data)
 
 
+def use_as_another_user(variable: str, folder: Path, sums: Any) -> None:
+    torch.set_num_threads(1)
+    for name in ("ITGAN_DATA_CACHE", "XDG_CACHE_HOME"):
+        os.environ.pop(name, None)
+    os.environ[variable] = str(folder)
+    pickle.loads(pickle.dumps(make_dataset(cache=None)))  # imports modules that root alone may be able to read
+    if os.getuid() == 0:  # who may enter every folder
+        os.setuid(65534)
+    with pytest.warns(RuntimeWarning, match="stay in memory"):
+        dataset = stored_dataset()
+    sums.put(int(pickle.loads(pickle.dumps(dataset)).data.sum()))
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME", "ITGAN_DATA_CACHE"])
+def test_a_folder_that_must_not_be_entered_leaves_the_images_in_memory(tmp_path: Path, variable: str) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir(mode=0)
+    sums = FORKING.Queue()
+    process = FORKING.Process(target=use_as_another_user, args=(variable, folder, sums))
+    process.start()
+    assert sums.get(timeout=60) == int(make_dataset(cache=None).data.sum())
+    process.join(60)
+
+
+def test_a_folder_that_cannot_be_named_leaves_the_images_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ITGAN_DATA_CACHE", str(tmp_path / ("long" * 64)))
+    with pytest.warns(RuntimeWarning, match="stay in memory"):
+        assert made(stored_dataset()) == SIZE
+    assert "cannot be read" in caplog.text
+    monkeypatch.setenv("ITGAN_DATA_CACHE", "~nobody-of-this-name/cache")
+    assert cache_folder() is None
+
+
 def make_and_sum(barrier: Any, sums: Any) -> None:
     torch.set_num_threads(1)
     barrier.wait()

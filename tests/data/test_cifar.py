@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_bundle
-from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.v2 import ToImage
@@ -55,30 +54,6 @@ def write_pickle(path: Path, content: Any) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def test_the_training_split_is_a_torchvision_data_set(source: Path) -> None:
-    dataset = ITGANCIFAR10("data", True, source=source)
-    image, target = dataset[-1]
-    assert isinstance(dataset, CIFAR10)
-    assert isinstance(image, Image.Image)
-    assert (image.mode, image.size, target, len(dataset)) == ("RGB", (32, 32), 9, 20)
-    assert dataset.classes == list(CIFAR10_INFO.class_names)
-    assert dataset.class_to_idx["truck"] == 9
-    assert dataset.targets == [label // 2 for label in range(20)]
-    assert (dataset.data.shape, dataset.data.dtype) == ((20, 32, 32, 3), np.uint8)
-    assert repr(dataset).splitlines() == [
-        "Dataset ITGANCIFAR10",
-        "    Number of datapoints: 20",
-        "    Root location: data",
-        "    Split: Train",
-    ]
-
-
-def test_the_training_split_needs_no_root_and_no_download(source: Path) -> None:
-    dataset = ITGANCIFAR10(download=True, source=source)
-    assert dataset.root is None
-    assert len(dataset) == 20
-
-
 def test_images_are_those_of_the_bundle(source: Path) -> None:
     bundle = load_bundle(source)
     images, targets = next(iter(DataLoader(ITGANCIFAR10(source=source, cache="float"), batch_size=20)))
@@ -98,36 +73,46 @@ def test_latents_may_be_drawn_anew_around_those_of_the_bundle(source: Path) -> N
     assert len({images.numpy().tobytes() for images in (first, second, plain.unit_batch(torch.arange(4))[0])}) == 3
 
 
-def test_transforms_are_called_as_by_torchvision(source: Path) -> None:
-    dataset = ITGANCIFAR10("data", True, ToImage(), lambda target: -target, source=source)
-    image, target = dataset[3]
-    assert (image.shape, image.dtype, target) == ((3, 32, 32), torch.uint8, -1)
-    assert "Transform: ToImage()" in repr(dataset)
-    images, targets = next(iter(DataLoader(dataset, batch_size=4)))
-    assert images.dtype == torch.uint8
-    assert targets.tolist() == [0, 0, -1, -1]
+class LongTail(ITGANCIFAR10):
+    """How long-tail scripts get from CIFAR-10 to CIFAR-100 with torchvision's class."""
+
+    base_folder = CIFAR100.base_folder
+    train_list = CIFAR100.train_list
+    test_list = CIFAR100.test_list
+    meta = CIFAR100.meta
 
 
-class ReadsData(ITGANCIFAR10):
-    """How people write subclasses of CIFAR10."""
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return torch.from_numpy(self.data[index]), self.targets[index], index
+class LongTailMeta(ITGANCIFAR10):
+    meta = CIFAR100.meta
 
 
-def test_subclasses_and_edits_work_as_on_torchvision(source: Path) -> None:
-    dataset = ReadsData(source=source)
-    dataset.data, dataset.targets = dataset.data[::2], dataset.targets[::2]
-    images, targets, indices = next(iter(DataLoader(dataset, batch_size=10)))
-    assert np.array_equal(images.numpy(), dataset.data)
-    assert targets.tolist() == indices.tolist() == list(range(10))
+@pytest.mark.parametrize("subclass", [LongTail, LongTailMeta])
+def test_a_subclass_with_the_files_of_cifar100_is_refused(subclass: Any, source: Path, tmp_path: Path) -> None:
+    for options in ({"source": source}, {"root": tmp_path, "train": False}):
+        with pytest.raises(ValueError, match=r"has the .* of CIFAR100.*derive it from ITGANCIFAR100"):
+            subclass(**options)
 
 
-def test_a_pickled_copy_is_equal(source: Path) -> None:
-    dataset = ITGANCIFAR10(source=source)
-    twin = pickle.loads(pickle.dumps(dataset))
-    assert np.array_equal(twin.data, dataset.data)
-    assert (twin.targets, twin.classes, repr(twin)) == (dataset.targets, dataset.classes, repr(dataset))
+def test_the_training_split_needs_no_root_and_no_download(source: Path) -> None:
+    dataset = ITGANCIFAR10(download=True, source=source)
+    assert dataset.root is None
+    assert dataset._check_integrity()
+    assert len(dataset) == 20
+
+
+def test_a_length_repeats_the_latents(source: Path) -> None:
+    dataset, plain = ITGANCIFAR10(source=source, length=50), ITGANCIFAR10(source=source)
+    assert len(dataset) == len(dataset.targets) == 50
+    for index in (3, 23, 43, -7):
+        assert dataset[index] == plain[index % 50 % 20]
+    images, targets = next(iter(DataLoader(dataset, batch_size=50)))
+    assert torch.equal(images, plain.unit_batch(torch.arange(50) % 20)[0])
+    assert targets.tolist() == dataset.targets == [index % 10 for index in range(50)]
+    dataset.data[45] = 7
+    assert [int(np.asarray(dataset[index][0]).max()) == 7 for index in (5, 25, 45)] == [False, False, True]
+    assert np.array_equal(pickle.loads(pickle.dumps(dataset)).data, dataset.data)
+    with pytest.raises(ValueError, match=r"at least 20, got 19; for fewer images take a Subset"):
+        ITGANCIFAR10(source=source, length=19)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(ITGANCIFAR10, CIFAR10), (ITGANCIFAR100, CIFAR100)])
@@ -163,10 +148,21 @@ def test_cifar100_reads_a_bundle_of_its_own(source: Path, source100: Path) -> No
     assert isinstance(dataset, CIFAR100)
     assert dataset[199][1] == 99
     assert dataset.classes == CIFAR100_NAMES
-    with pytest.raises(ValueError, match="pass source="):
-        ITGANCIFAR100()
     with pytest.raises(ValueError, match="ITGANCIFAR100 needs a bundle of 100 classes"):
         ITGANCIFAR100(source=source)
+
+
+def test_cifar100_is_told_its_source_by_name_alone(source100: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not packaged_bundle("cifar100").is_dir():
+        with pytest.raises(
+            ValueError, match=r"pass source=, assign ITGANCIFAR100\.default_source, .*ITGAN_DATA_CIFAR100"
+        ):
+            ITGANCIFAR100()
+    monkeypatch.setenv("ITGAN_DATA_CIFAR100", str(source100))
+    assert len(ITGANCIFAR100().classes) == 100
+    monkeypatch.setenv("ITGAN_DATA_CIFAR100", "nowhere")
+    monkeypatch.setattr(ITGANCIFAR100, "default_source", source100)
+    assert len(ITGANCIFAR100().classes) == 100
 
 
 def test_a_bundle_of_other_images_is_refused(tmp_path: Path) -> None:

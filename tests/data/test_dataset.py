@@ -1,22 +1,28 @@
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import TinyGenerator
 from PIL import Image
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset, default_collate
 from torchvision.datasets import VisionDataset
-from torchvision.transforms.v2 import ToImage
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.data.loader import SyntheticLoader
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
-from itgan_data.latents.fresh import RandomLatents
+from itgan_data.images import Normalization
+from itgan_data.latents.filtered import FilteredLatents
+from itgan_data.latents.fresh import JitteredLatents, MixedLatents, RandomLatents
 from itgan_data.latents.stored import LatentSet
+from itgan_data.networks import create_network
+from itgan_data.recipes import Recipe, accuracy, train_classifier
 
 # Python 3.12 and later warn at every fork of a process with threads, which torch has.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -70,27 +76,6 @@ def test_an_item_is_what_torchvision_gives() -> None:
     assert (image.mode, image.size, target, type(target)) == ("RGB", (4, 4), 1, int)
     assert dataset.class_to_idx == {"a": 0, "b": 1, "c": 2, "d": 3}
     assert repr(dataset) == f"Dataset SyntheticDataset\n    Number of datapoints: {SIZE}"
-
-
-def test_transforms_get_the_image_and_the_target() -> None:
-    dataset = make_dataset(transform=lambda image: image.size, target_transform=str)
-    assert dataset[2] == ((4, 4), "2")
-    dataset.transform = ToImage()  # as timm does, after construction
-    assert isinstance(dataset[2][0], torch.Tensor)
-
-
-def test_indices_count_from_the_end_and_stop_iteration() -> None:
-    dataset = make_dataset()
-    assert dataset[-1] == dataset[SIZE - 1]
-    ((_, targets),) = DataLoader(dataset, sampler=[-1, -SIZE], batch_size=2)
-    assert targets.tolist() == [dataset.targets[-1], dataset.targets[0]]
-    assert dataset[np.int64(3)] == dataset[torch.tensor(3)] == dataset[3]
-    assert [target for _, target in dataset] == dataset.targets
-    for index in (SIZE, -SIZE - 1):
-        with pytest.raises(IndexError, match="out of range for 20"):
-            dataset[index]
-        with pytest.raises(IndexError, match="out of range for 20"):
-            next(iter(DataLoader(dataset, sampler=[0, index], batch_size=2)))
 
 
 def test_a_loader_yields_what_to_tensor_would_give_in_one_generator_call_a_batch() -> None:
@@ -165,15 +150,6 @@ def test_spawned_workers_read_what_this_process_made() -> None:
     assert dataset.targets == make_dataset().targets
 
 
-def test_a_copy_is_independent() -> None:
-    dataset = make_dataset()
-    twin = copy.deepcopy(dataset)
-    twin.data[0] = 0
-    twin.targets[0] = 3
-    assert dataset.data[0].any()
-    assert dataset.targets[0] == 0
-
-
 def test_targets_are_read_live_and_never_change_images() -> None:
     dataset, expected = make_dataset(cache=None), all_images(make_dataset(cache=None))
     dataset.targets[0] = 3
@@ -232,6 +208,18 @@ def test_a_subset_keeps_the_batch_path() -> None:
     assert calls(dataset) == [3]
     assert targets.tolist() == [3, 1, 3]
     torch.testing.assert_close(images, all_images(dataset)[[3, 5, -1]])
+    with pytest.raises(IndexError, match="out of range for 20"):
+        next(iter(DataLoader(dataset, sampler=[0, SIZE], batch_size=2)))
+
+
+def test_samples_may_be_collated_again() -> None:
+    """Whatever a `collate_fn` has left out or reordered, `default_collate` stacks the tensors of the rest."""
+    dataset = make_dataset(cache="float")
+    collate: Any = lambda samples: default_collate([sample for sample in reversed(samples) if sample[1] < 3])  # noqa: E731
+    ((images, targets),) = DataLoader(dataset, batch_size=SIZE, collate_fn=collate)
+    kept = [place for place in reversed(range(SIZE)) if dataset.targets[place] < 3]
+    assert torch.equal(images, all_images(dataset)[kept])
+    assert targets.tolist() == [dataset.targets[place] for place in kept]
 
 
 def test_a_batch_goes_through_the_batch_transform_and_the_target_transform() -> None:
@@ -253,22 +241,6 @@ def test_a_batch_is_not_stacked_again_by_the_default_collate() -> None:
     ((images, targets),) = DataLoader(make_dataset(batch_transform=remember), batch_size=SIZE)
     assert images is whole[0]
     assert targets.tolist() == make_dataset().targets
-
-
-def test_a_batch_may_be_taken_apart_and_collated_again() -> None:
-    dataset = make_dataset()
-    expected = all_images(dataset)
-
-    def reversed_by_hand(samples: Any) -> Any:
-        return default_collate(list(reversed(samples)))
-
-    ((images, targets),) = DataLoader(dataset, batch_size=SIZE, collate_fn=reversed_by_hand)
-    assert torch.equal(images, expected.flip(0))
-    assert targets.tolist() == dataset.targets[::-1]
-    samples = dataset.__getitems__(range(4))  # type: ignore[misc]
-    assert [len(samples), len(samples[1:]), len(list(samples))] == [4, 3, 4]
-    assert isinstance(samples[-1], tuple)
-    assert torch.equal(samples[-1][0], expected[3])
 
 
 @pytest.mark.parametrize("transform", [list, tuple])
@@ -309,6 +281,99 @@ def test_persistent_workers_see_the_epoch() -> None:
         dataset.set_epoch(epoch)
         (images, _), *_ = loader
         assert torch.equal(images, all_images(dataset))
+
+
+def make_soft(soft_labels: torch.Tensor, **options: Any) -> SyntheticDataset:
+    plain = make_latents()
+    latents = LatentSet(plain.latents, plain.labels, soft_labels=soft_labels)
+    return SyntheticDataset(Painter(), latents, soft_labels=True, **options)
+
+
+def test_soft_labels_stand_in_for_targets() -> None:
+    soft = torch.rand(SIZE, 4, generator=torch.Generator().manual_seed(1)).softmax(dim=1)
+    dataset = make_soft(soft, length=2 * SIZE)
+    assert dataset.targets == 2 * make_dataset().targets
+    assert torch.equal(dataset[-3][1], soft[-3])
+    assert torch.equal(next(iter(DataLoader(dataset, batch_size=2 * SIZE)))[1], torch.cat([soft, soft]))
+    loader = SyntheticLoader(dataset, SIZE, shuffle=False, drop_last=True)
+    assert all(torch.equal(labels, soft) for _, labels in loader)
+    hard = make_soft(soft, target_transform=lambda probabilities: int(probabilities.argmax()))
+    assert hard[2][1] == next(iter(DataLoader(hard, batch_size=3)))[1][2] == soft[2].argmax()
+    with pytest.warns(UserWarning, match="soft labels no longer fit"):
+        dataset.data = dataset.data[:3]
+    assert [target for _, target in dataset] == dataset.targets[:3]
+    with pytest.raises(ValueError, match="have no soft labels"):
+        make_dataset(soft_labels=True)
+
+
+def test_soft_labels_of_certainty_teach_what_labels_do() -> None:
+    weights = []
+    certain = torch.eye(4)[make_latents().labels]
+    for dataset in (make_dataset(), make_soft(certain), make_soft(certain.flip(1))):
+        network = create_network("convnet", 4, image_shape=(3, 4, 4), width=4, depth=1, rng=torch.Generator())
+        recipe = Recipe(steps=5, batch_size=8, lr=0.1)
+        train_classifier(network, dataset, recipe, normalization=Normalization((0.5,) * 3, (0.5,) * 3), seed=0)
+        weights.append(network.classifier.weight.detach())
+        assert accuracy(network, dataset, Normalization((0.5,) * 3, (0.5,) * 3)) <= 1
+    torch.testing.assert_close(weights[0], weights[1])
+    assert not torch.allclose(weights[0], weights[2])
+
+
+@pytest.fixture
+def float64_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("float64_by_default")
+@pytest.mark.parametrize("cache", ["auto", "float", None])
+def test_images_are_float32_whatever_the_default_is(cache: Any) -> None:
+    generator = BigGAN(BigGANConfig(num_classes=4, channels=(8, 8), latent_dim=3))
+    stored = LatentSet(make_latents().latents.float(), make_latents().labels)
+    drawn, truncated = RandomLatents(SIZE, 3, 4), RandomLatents(SIZE, 3, 4, truncation=0.5)
+    classifier = create_network("convnet", 4, image_shape=(3, 8, 8), width=4, depth=1, rng=torch.Generator()).float()
+    half = Normalization((0.5,) * 3, (0.5,) * 3)
+    filtered = FilteredLatents(drawn, generator, classifier, normalization=half, min_probability=0, max_tries=9)
+    fresh = [drawn, truncated, JitteredLatents(stored, 0.1), MixedLatents(stored, drawn_like(stored)), filtered]
+    for latents in [stored] if cache == "float" else [stored, *fresh]:
+        assert latents.batch(torch.arange(5))[0].dtype == torch.float32
+        dataset = SyntheticDataset(generator, latents, cache=cache)
+        assert all_images(dataset).dtype == next(iter(DataLoader(dataset, batch_size=5)))[0].dtype == torch.float32
+        assert all(
+            images.dtype == torch.float32 for images, _ in SyntheticLoader(dataset, 8, shuffle=True, drop_last=True)
+        )
+
+
+def drawn_like(latents: LatentSet) -> RandomLatents:
+    return RandomLatents(len(latents), latents.latent_dim, 4, labels=latents.labels)
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        DistributedDataParallel,
+        lambda generator: torch.compile(generator, backend="eager"),
+        lambda generator: torch.compile(nn.DataParallel(generator), backend="eager"),
+    ],
+    ids=["DataParallel", "DistributedDataParallel", "compiled", "compiled DataParallel"],
+)
+def test_a_wrapped_generator_makes_the_same_images(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    latents = LatentSet(torch.randn(SIZE, 6, generator=torch.Generator().manual_seed(0)), torch.arange(SIZE) % 3)
+    expected = SyntheticDataset(TinyGenerator(), latents)
+    dataset = SyntheticDataset(wrap(TinyGenerator()), latents)
+    assert dataset.classes == expected.classes
+    assert np.array_equal(dataset.data, expected.data)
+    assert np.array_equal(pickle.loads(pickle.dumps(dataset)).data, expected.data)
 
 
 def test_reduced_precision_stays_close() -> None:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.images import Normalization
 from itgan_data.latents.filtered import FilteredLatents
-from itgan_data.latents.fresh import RandomLatents
+from itgan_data.latents.fresh import JitteredLatents, MixedLatents, RandomLatents
 from itgan_data.latents.stored import LatentSet
 from itgan_data.recipes import predict_logits
 
@@ -47,6 +47,11 @@ class Constant(BrightOrDark):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.tensor([20.0, -20.0]).expand(len(images), 2)
+
+
+class Inverted(OnePixel):
+    def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return -super().forward(latents, labels)
 
 
 def threshold(probability: float) -> float:
@@ -191,3 +196,19 @@ def test_what_does_not_fit_is_refused(tiny_generator: TinyGenerator) -> None:
         FilteredLatents(LatentSet(torch.zeros(2, 1), torch.arange(2)), OnePixel(), BrightOrDark(), normalization=SIGNED)
     with pytest.raises(ValueError, match=r"must give logits \(30, 2\), got \(30, 1\)"):
         make_filtered(classifier=nn.Flatten()).batch(EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda filtered: filtered,
+        lambda filtered: JitteredLatents(filtered, 0.1),
+        lambda filtered: MixedLatents(RandomLatents(SIZE, 1, 2), filtered),
+    ],
+    ids=["plain", "jittered", "mixed"],
+)
+def test_a_data_set_of_another_generator_is_refused(wrap: Any) -> None:
+    latents = wrap(make_filtered())
+    SyntheticDataset(OnePixel(), latents)  # of equal images, as one that was loaded a second time
+    with pytest.raises(ValueError, match="made for another generator"):
+        SyntheticDataset(Inverted(), latents)

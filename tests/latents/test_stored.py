@@ -21,7 +21,7 @@ def make_latents(count: int = 6, width: int = 5, *, seed: int = 0) -> LatentSet:
     return LatentSet(
         torch.randn(count, width, generator=rng),
         torch.arange(count) % 3,
-        soft_labels=torch.rand(count, 3, generator=rng),
+        soft_labels=torch.rand(count, 3, generator=rng).softmax(dim=1),
         source_index=torch.arange(count) + 100,
     )
 
@@ -109,6 +109,13 @@ ONES, LABELS = torch.ones(2, 3), torch.tensor([0, 1])
         (ONES, LABELS, {"source_index": LABELS[:1]}, "source_index must be int64"),
         (ONES, LABELS, {"soft_labels": torch.ones(2, 1)}, "soft_labels must be"),
         (ONES, LABELS, {"soft_labels": torch.ones(1, 2)}, "soft_labels must be"),
+        (
+            ONES,
+            LABELS,
+            {"soft_labels": torch.tensor([[0.5, 0.5], [2.0, -1.0]])},
+            "probabilities.*row 1 sums to 1 with -1",
+        ),
+        (ONES, LABELS, {"soft_labels": torch.tensor([[0.5, 0.5], [0.6, 0.5]])}, "row 1 sums to 1.1.*softmax of logits"),
     ],
 )
 def test_invalid_columns_are_refused(
@@ -125,7 +132,9 @@ def test_parts_that_do_not_match_are_not_concatenated() -> None:
             LatentSet.concatenate(parts)
     with pytest.raises(ValueError, match=r"latents of one width, got \[4, 5\]"):
         LatentSet.concatenate([plain, LatentSet(torch.ones(1, 4), torch.tensor([0]))])
-    wider = LatentSet(torch.ones(1, 5), torch.tensor([0]), soft_labels=torch.ones(1, 4), source_index=torch.tensor([0]))
+    wider = LatentSet(
+        torch.ones(1, 5), torch.tensor([0]), soft_labels=torch.full((1, 4), 0.25), source_index=torch.tensor([0])
+    )
     with pytest.raises(ValueError, match=r"soft_labels of one width, got \[3, 4\]"):
         LatentSet.concatenate([latents, wider])
 
@@ -238,7 +247,7 @@ class TestMapped:
                 mapped.batch(torch.tensor([0, place]))
 
     def test_copies_and_pickles_hold_paths(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        wide = LatentSet(torch.ones(10, 10_000), torch.arange(10), soft_labels=torch.ones(10, 10_000))
+        wide = LatentSet(torch.ones(10, 10_000), torch.arange(10), soft_labels=torch.full((10, 10_000), 1e-4))
         wide.save(tmp_path / "wide", max_shard_bytes=300_000)
         monkeypatch.chdir(tmp_path)
         left = LatentSet.load("wide", mmap=True)
@@ -262,6 +271,14 @@ class TestMapped:
         with pytest.raises(ValueError, match="finite"):
             left.save(tmp_path / "new")
         assert not (tmp_path / "new").exists()
+
+    def test_soft_labels_are_checked_by_the_batch_that_reads_them(self, tmp_path: Path) -> None:
+        tensors = {"latents": torch.ones(2, 3), "labels": LABELS, "soft_labels": torch.eye(2) * torch.tensor([1, 3])}
+        save_tensors(tmp_path / "file", tensors)
+        left = LatentSet.load(tmp_path / "file", mmap=True)
+        assert left.soft_batch(torch.tensor([0])).tolist() == [[1, 0]]
+        with pytest.raises(ValueError, match="row 1 sums to 3"):
+            left.soft_batch(torch.tensor([0, 1]))
 
     @pytest.mark.parametrize("change", ["replaced", "cut", "removed"])
     def test_a_file_that_changes_while_in_use_is_found_out(

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,35 @@ CONFIG = CondenserConfig(
 )
 SAVED_EVERY_STEP = replace(CONFIG, checkpoint_minutes=1e-9)
 TRAINED_ALONG = FreshNetworks(width=8, outer_steps=3, inner_epochs=2, lr=0.1, batch_size=4)
+# Another value of every field, and what is said of it in a workdir of CONFIG; None where it may differ.
+OTHER: dict[str, tuple[Any, str | None]] = {
+    "images_per_class": (2, "images_per_class=3, not 2"),
+    "initialize": ("inversion", "initialize='normal', not 'inversion'"),
+    "group_size": (None, "group_size=2, not None"),
+    "regroup": (True, "regroup=False, not True"),
+    "chunk_size": (1, None),
+    "class_block": (2, "class_block=None, not 2"),
+    "steps": (9, None),
+    "objective": ("gradient", "objective='distribution', not 'gradient'"),
+    "optimizer": ("sgd", "optimizer='adam', not 'sgd'"),
+    "momentum": (0.9, "momentum=0.5, not 0.9"),
+    "lr_latents": (0.1, "lr_latents=0.05, not 0.1"),
+    "regularizer_weight": (0.1, "regularizer_weight=0.0, not 0.1"),
+    "real_batch_size": (5, "real_batch_size=4, not 5"),
+    "strategy": ("color", "strategy='color_crop_cutout_flip_scale_rotate', not 'color'"),
+    "normalization": (Normalization((0.5,) * 3, NORMALIZATION.std), r"normalization.mean=\[0.4, 0.5, 0.6\], not .*"),
+    "inversion": (replace(CONFIG.inversion, steps=4), "inversion.steps=3, not 4"),
+    "pool": (replace(POOL, num_networks=2), "pool.num_networks=1, not 2"),  # which only the pool itself may differ in
+    "band": ((0.0, 1.0), r"band=None, not \[0.0, 1.0\]"),
+    "networks": (FreshNetworks(), "networks=None, not .*"),
+    "precision": ("bfloat16", "precision='float32', not 'bfloat16'"),
+    "compile": (True, "compile=False, not True"),
+    "checkpoint_minutes": (9.0, None),
+    "log_steps": (9, None),
+    "preview_steps": (9, None),
+    "tensorboard": (True, None),
+    "seed": (1, "seed=0, not 1"),
+}
 MODES: dict[str, dict[str, Any]] = {
     "gradients of a network trained along": {
         "objective": "gradient",
@@ -445,31 +474,20 @@ class TestResuming:
         condense(tiny_generator, tiny_images, finished)
         assert results(finished) == before
 
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"lr_latents": 0.1}, r"lr_latents=0\.05, not 0\.1; use that configuration again or another folder"),
-            ({"seed": 1}, "seed=0, not 1"),
-            ({"images_per_class": 2}, "images_per_class=3, not 2"),
-            ({"inversion": replace(CONFIG.inversion, steps=4)}, r"inversion\.steps=3, not 4"),
-            ({"class_block": 2}, "class_block=None, not 2"),
-            ({"group_size": None}, "group_size=2, not None"),
-            ({"momentum": 0.9}, r"momentum=0\.5, not 0\.9"),
-            ({"pool": replace(POOL, width=9)}, "width=8, not 9"),
-        ],
-    )
-    def test_another_configuration_is_refused_by_name(
-        self,
-        finished: Path,
-        tiny_generator: nn.Module,
-        tiny_images: LabeledImages,
-        change: dict[str, Any],
-        message: str,
+    def test_every_field_that_determines_the_work_is_refused_by_name(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
     ) -> None:
-        before = results(finished)
-        with pytest.raises(ValueError, match=message):
-            condense(tiny_generator, tiny_images, finished, replace(CONFIG, **change))
-        assert results(finished) == before
+        assert OTHER.keys() == {field.name for field in fields(CondenserConfig)}  # a new field needs a line there
+        config = replace(CONFIG, regularizer_weight=0.0, initialize="normal")
+        condense(tiny_generator, tiny_images, tmp_path, config)
+        before = results(tmp_path)
+        for name, (value, message) in OTHER.items():
+            if message is None:
+                make_condenser(tiny_generator, tiny_images, tmp_path, replace(config, **{name: value}))
+                continue
+            with pytest.raises(ValueError, match=f"holds work with {message}; use that configuration again"):
+                make_condenser(tiny_generator, tiny_images, tmp_path, replace(config, **{name: value}))
+        assert results(tmp_path) == before
 
     def test_a_prolonged_run_ends_as_a_long_one(
         self, finished: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, tmp_path: Path

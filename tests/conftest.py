@@ -3,7 +3,9 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,8 @@ from itgan_data.images import LabeledImages
 from itgan_data.latents.stored import LatentSet
 
 ROOT = Path(__file__).resolve().parent.parent
+CAN_COMPILE = bool(shutil.which("c++")) and Path(sysconfig.get_path("include"), "Python.h").is_file()
+needs_compiler = pytest.mark.skipif(not CAN_COMPILE, reason="torch.compile needs a C++ compiler and Python's headers")
 
 os.environ["ITGAN_DATA_CACHE"] = ""  # no generated images are stored but where `cache_of_its_own` says
 

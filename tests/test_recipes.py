@@ -1,11 +1,9 @@
-import shutil
-import sysconfig
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import needs_compiler
 
 from itgan_data.augmentation import DSA, CropFlip
 from itgan_data.images import LabeledImages, Normalization
@@ -22,7 +20,6 @@ from itgan_data.recipes import (
 )
 
 NORMALIZATION = Normalization((0.5,) * 3, (0.25,) * 3)
-CAN_COMPILE = bool(shutil.which("c++")) and Path(sysconfig.get_path("include"), "Python.h").is_file()
 SHORT = Recipe(steps=12, batch_size=8, lr=0.02, augmentation=CropFlip(padding=2))
 
 
@@ -55,7 +52,7 @@ def test_bfloat16_learns_too_and_keeps_float32_weights(bright_and_dark: LabeledI
     assert accuracy(network, bright_and_dark, NORMALIZATION, precision="bfloat16") == 1.0
 
 
-@pytest.mark.skipif(not CAN_COMPILE, reason="torch.compile needs a C++ compiler and Python's headers")
+@needs_compiler
 @pytest.mark.slow
 def test_compiled_training_is_the_same_training(bright_and_dark: LabeledImages) -> None:
     plain, compiled = (trained(bright_and_dark, replace(SHORT, compile=fused)) for fused in (False, True))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TinyGenerator, run_on
+from conftest import TinyGenerator, needs_compiler, run_on
 from PIL import Image
 from torch import nn
 
@@ -119,6 +119,12 @@ class TestPool:
         weights = [state["classifier.weight"] for state in pool.states]
         assert all(not torch.equal(one, other) for one in weights for other in weights if one is not other)
         assert not [parameter for parameter in pool.network.parameters() if parameter.requires_grad]
+
+    def test_may_grow(self, tmp_path: Path, tiny_images: LabeledImages) -> None:
+        (first, *_), (again, *_) = (
+            self.build(tiny_images, tmp_path, replace(POOL, num_networks=count)).states for count in (1, 2)
+        )
+        assert all(torch.equal(first[name], again[name]) for name in first)
 
     def test_learns_to_tell_the_classes_apart(self, tmp_path: Path, tiny_images: LabeledImages) -> None:
         pool = self.build(tiny_images, tmp_path, replace(POOL, steps=160))
@@ -276,6 +282,19 @@ class TestResult:
             return sum(float(objective.gradient(batch, group=7, step=step)[0].sum()) for step in range(30)) / 30
 
         assert mean_loss(learned) < 0.9 * mean_loss(start)
+
+    @needs_compiler
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it but where it is an error
+    @pytest.mark.parametrize("objective", ["distribution", "gradient"])
+    def test_compiled_it_is_the_same_up_to_rounding(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, objective: Any
+    ) -> None:
+        config = replace(CONFIG, objective=objective, regularizer_weight=0.0, group_size=None, initialize="normal")
+        eager = condense(tiny_generator, tiny_images, tmp_path / "eager", config)
+        start = LatentSet.load(tmp_path / "eager" / "inversion.safetensors").latents
+        fused = condense(tiny_generator, tiny_images, tmp_path / "fused", replace(config, compile=True))
+        assert (fused.latents - eager.latents).norm() < 1e-3 * (eager.latents - start).norm()
 
     def test_all_images_are_used_by_default(
         self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages

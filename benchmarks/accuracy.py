@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import click
 import torch
@@ -39,6 +40,7 @@ from setting import (
 )
 
 from itgan_data.bundle.writing import LATENTS_FILE, Bundle, load_bundle
+from itgan_data.config import Precision
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.datasets import parse_spec
 from itgan_data.evaluation.results import Results, RowKey, environment
@@ -217,7 +219,7 @@ def bundle_row(setting: Setting) -> Row:
 @click.option("--rows", default=DEFAULT_ROWS, help=f"Some of {','.join(ROWS)}; by default all but the coresets.")
 @click.option("--recipe", "recipe_name", default="fast", show_default=True, type=click.Choice(["fast", "paper"]))
 @click.option("--steps", type=click.IntRange(1), help="Updates; by default 2,000, or the paper's 200 epochs.")
-@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
+@click.option("--precision", default="float32", show_default=True, type=click.Choice(get_args(Precision)))
 @click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; it needs a C++ compiler.")
 @click.option("--qualities", default="10,30,60", show_default=True, help="WebP qualities that real-coded tries.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)

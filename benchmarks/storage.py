@@ -9,12 +9,14 @@ they exist; the same command again goes on with what is missing.
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import click
 import torch
 from setting import Setting, generator_checksum, one_line_errors, open_setting, stored_results
 
 from itgan_data.bundle.writing import LATENTS_FILE
+from itgan_data.config import Precision
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.datasets import parse_spec
 from itgan_data.evaluation.results import Results, RowKey, environment
@@ -55,7 +57,7 @@ def report(out: Path) -> str:
 @click.option("--latents", type=click.Path(path_type=Path), required=True, help="Its latents in float32.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Networks a row.")
 @click.option("--steps", default=1200, show_default=True, type=click.IntRange(1), help="Updates.")
-@click.option("--precision", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
+@click.option("--precision", default="float32", show_default=True, type=click.Choice(get_args(Precision)))
 @click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; it needs a C++ compiler.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")

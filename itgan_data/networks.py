@@ -5,6 +5,7 @@ All take standardized images. None has dropout, so a forward pass draws nothing.
 
 import warnings
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torchvision.models import vgg
 
 from .draws import global_rng_seeded
 
+Norm = Literal["instance", "batch", "none"]
 DEFAULT_CONVNET = (128, 3, "instance")
 
 
@@ -56,7 +58,7 @@ def create_network(
     image_shape: tuple[int, int, int] = (3, 32, 32),
     width: int = 128,
     depth: int = 3,
-    norm: str = "instance",
+    norm: Norm = "instance",
     rng: torch.Generator | None = None,
 ) -> Classifier:
     """A fresh classifier in training mode.
@@ -87,13 +89,13 @@ def create_network(
         return Classifier(features, num_features, num_classes)
 
 
-def _convnet(image_shape: tuple[int, int, int], num_classes: int, width: int, depth: int, norm: str) -> Classifier:
+def _convnet(image_shape: tuple[int, int, int], num_classes: int, width: int, depth: int, norm: Norm) -> Classifier:
     """Blocks of conv 3x3 - norm - ReLU - average pool 2; the embedding is the flattened last pool.
 
     Source: Gidaris and Komodakis, "Dynamic few-shot visual learning without forgetting", 2018, as used by the
     data set condensation literature, where "instance norm" has one gain and bias a channel.
     """
-    norms: dict[str, Callable[[], nn.Module]] = {
+    norms: dict[Norm, Callable[[], nn.Module]] = {
         "instance": lambda: nn.GroupNorm(width, width),
         "batch": lambda: nn.BatchNorm2d(width),
         "none": nn.Identity,

@@ -4,17 +4,18 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-import torch
 
 from ..augmentation import without_flip
+from ..bundle.config import LATENTS_DTYPES
 from ..bundle.writing import save_bundle
 from ..condense import methods
 from ..condense.condenser import Condenser
 from ..condense.config import CondenserConfig
 from ..condense.pool import PoolConfig, build_pool
+from ..config import Config, from_json
 from ..data.dataset import SyntheticDataset
 from ..datasets import load_images, open_dataset, parse_spec
 from ..evaluation.features import FeatureNetwork, inception
@@ -38,6 +39,7 @@ from ..storage.files import read_json
 from .options import PATH, data_option, flips_of, flips_option, given, inception_option, long_work, trust_option
 from .running import LongCommand, leads, process_group
 
+PRESETS = {"digits": presets.digits, "small": presets.small, "paper": presets.paper}
 METHODS: dict[str, Callable[..., CondenserConfig]] = {
     "it-gan": methods.it_gan,
     "it-gan-gradient": methods.it_gan_gradient,
@@ -49,13 +51,11 @@ METHODS: dict[str, Callable[..., CondenserConfig]] = {
 PIXEL_METHODS = ("dm", "dc", "dsa")
 MONITOR = PoolConfig(num_networks=1, steps=800, snapshots=1)
 
-Config = TypeVar("Config")
-
 
 @click.command(cls=LongCommand)
 @data_option("Real images to imitate")
 @click.option("--out", required=True, type=PATH, help="Where checkpoints, samples and the generator go.")
-@click.option("--preset", type=click.Choice(["digits", "small", "paper"]), default="small", show_default=True)
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True)
 @click.option("--config", "file", type=PATH, help="JSON with fields of GeneratorTrainerConfig, in place of a preset.")
 @flips_option
 @click.option(
@@ -86,12 +86,7 @@ def pretrain(
     torchrun --nproc-per-node 8 --no-python itgan-data pretrain --data cifar10 --preset paper --out runs/generator
     """
     real = load_images(open_dataset(data, "train"))
-    chosen: dict[str, Callable[[], GeneratorTrainerConfig]] = {
-        "digits": lambda: presets.digits(real.num_classes),
-        "small": lambda: presets.small(real.num_classes),
-        "paper": lambda: presets.paper(real.num_classes),
-    }
-    config = _read_config(GeneratorTrainerConfig, file, {}) if file else chosen[preset]()
+    config = _read_config(GeneratorTrainerConfig, file, {}) if file else PRESETS[preset](real.num_classes)
     config = replace(config, flips=flips_of(flips, data), **given(steps=steps, seed=seed))
     features = inception(weights, device=device) if weights else None
     if monitor and features is None:
@@ -122,7 +117,7 @@ def pretrain(
 @click.option("--prepare", "stage", flag_value="prepare", help="For a job array, first: only the stages before it.")
 @click.option("--shard", metavar="K/N", help="One job of the array: only the K-th of N shares, such as 3/16.")
 @click.option("--merge", "stage", flag_value="merge", help="Last: join what all shards have learned.")
-@click.option("--latents-dtype", type=click.Choice(["float32", "float16", "int8"]), default="float16")
+@click.option("--latents-dtype", type=click.Choice(list(LATENTS_DTYPES)), default="float16")
 @trust_option
 @long_work
 def condense(
@@ -164,7 +159,7 @@ def condense(
         return  # another job or rank writes the bundle
     training = {"condenser": asdict(config), "environment": environment(device)}
     description = _describe(data, real.classes, config.normalization, method, training)
-    bundle = save_bundle(out, chosen, latents, config=description, latents_dtype=getattr(torch, latents_dtype))
+    bundle = save_bundle(out, chosen, latents, config=description, latents_dtype=LATENTS_DTYPES[latents_dtype])
     click.echo(f"{out}: {len(latents)} latents, {bundle.num_bytes / 1e6:.2f} MB", err=True)
     click.echo(out)
 
@@ -211,8 +206,8 @@ def import_command(
 def _read_config(kind: Callable[..., Config], file: Path, defaults: Mapping[str, Any], **values: Any) -> Config:
     """A configuration of the values in a JSON file, `values` before them, and `defaults` after them."""
     try:
-        return kind(**{**defaults, **read_json(file), **values})
-    except TypeError as error:  # unknown names, and text where there should be a number
+        return from_json(kind, {**defaults, **read_json(file), **values})
+    except ValueError as error:
         raise ValueError(f"{file} does not hold the fields of such a configuration ({error})") from error
 
 

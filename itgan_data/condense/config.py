@@ -11,6 +11,8 @@ from .inversion import InversionConfig
 from .network_source import FreshNetworks
 from .pool import PoolConfig
 
+Initialization = Literal["inversion", "normal"]
+
 
 class OfMatching:
     """Marks a field that the start does not depend on: in one workdir matching can be tried with several values, its
@@ -23,7 +25,7 @@ class CondenserConfig:
 
     images_per_class: Annotated[int | None, AtLeast(1)] = None
     """Latents a class, each standing for one real image; None for as many as the smallest class has images."""
-    initialize: Literal["inversion", "normal"] = "inversion"
+    initialize: Initialization = "inversion"
     """Latents start at those of the real images (`Pixels`: at the images themselves), or at normal draws."""
     group_size: Annotated[int | None, AtLeast(1), OfMatching] = None
     """Latents a class that are learned together; groups are learned one after the other. None: all."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from ..augmentation import DSA
-from .config import CondenserConfig
+from .config import CondenserConfig, Initialization
 from .inversion import InversionConfig
 from .network_source import FreshNetworks
 
@@ -85,7 +85,7 @@ def dm(*, images_per_class: int = 50, norm: Literal["instance", "batch"] = "inst
 def dc(
     *,
     images_per_class: int = 10,
-    initialize: Literal["normal", "inversion"] = "normal",
+    initialize: Initialization = "normal",
     draws: int = 1000,
 ) -> CondenserConfig:
     """Pixels, matched to the gradients of a network that is trained along, without augmentation.
@@ -112,9 +112,7 @@ def dc(
     )
 
 
-def dsa(
-    *, images_per_class: int = 10, initialize: Literal["normal", "inversion"] = "inversion", draws: int = 1000
-) -> CondenserConfig:
+def dsa(*, images_per_class: int = 10, initialize: Initialization = "inversion", draws: int = 1000) -> CondenserConfig:
     """`dc` with differentiable siamese augmentation, of the matched images and in the training of the network.
 
     Source: Zhao and Bilen, "Dataset condensation with differentiable siamese augmentation" (DSA), 2021.

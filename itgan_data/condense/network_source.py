@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from .. import draws
 from ..augmentation import Augmentation
 from ..config import Above, AtLeast, HalfOpen, OneOf, check
 from ..draws import Stream
-from ..networks import NETWORKS, Classifier, create_network
+from ..networks import NETWORKS, Classifier, Norm, create_network
 from .pool import EmbeddingPool
 
 Standardized = Callable[[], tuple[torch.Tensor, torch.Tensor]]
@@ -29,7 +29,7 @@ class FreshNetworks:
     network: Annotated[str, OneOf(NETWORKS)] = "convnet"
     width: Annotated[int, AtLeast(1)] = 128
     """Channels of a ConvNet's blocks; other networks have one width."""
-    norm: Literal["instance", "batch", "none"] = "instance"
+    norm: Norm = "instance"
     """Of a ConvNet. Batch norm takes its statistics from all classes of a step together."""
     outer_steps: Annotated[int, AtLeast(1)] = 1
     """Matching steps after which another network is drawn."""

@@ -50,7 +50,7 @@ class Kornia:
 
     def __call__(self, unit: torch.Tensor, labels: torch.Tensor, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Augment unit images `[B, C, H, W]` and labels, of which int64 ones become soft where images are mixed."""
-        with global_rng_seeded(seed, unit.device):
+        with global_rng_seeded(seed, unit.device):  # kornia accepts no generator
             for part in self.augmentations:
                 if part in self.mixing:
                     places = torch.arange(len(unit), device=unit.device)  # for labels that may be soft already

@@ -3,7 +3,7 @@
 A cell is one configuration of the Condenser. All cells share the bundle's generator, the pool of networks and the
 inverted latents they start from; each is condensed once, and judged by fresh networks on real test images. Learning
 rate and lambda that fit a group size are chosen on real training images that are held out of everything else. The
-spread is that of the networks: there is one set of latents a cell.
+spread is that of the networks: there is one set of latents per cell.
 
     python benchmarks/ablations.py --scale cpu --data imagefolder:DIR --workdir WORKDIR
 
@@ -14,12 +14,10 @@ at the same time may share WORKDIR once it holds its start, if they are given di
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import click
-import torch
-from cells import Lab, Record, Scale, cell_name, tune, tune_rate
-from setting import hold_out, one_line_errors, open_setting, verdict
+from cells import AblationsScale, Lab, Record, cell_name, tune, tune_rate
+from setting import Run, benchmark, hold_out, names_in, verdict
 
 from itgan_data.condense.condenser import OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
@@ -30,7 +28,7 @@ from itgan_data.evaluation.results import Summary
 from itgan_data.recipes import fast_recipe, paper_recipe
 
 # Digits, in seconds: shows that all works.
-TINY = Scale(
+TINY = AblationsScale(
     few=4,
     many=20,
     base=CondenserConfig(
@@ -43,14 +41,14 @@ TINY = Scale(
             num_networks=1, width=8, steps=60, snapshots=3, first_snapshot=1, validation_images=100, flips=False
         ),
     ),
-    recipe=fast_recipe(4, 32, flip=False),
+    recipe=fast_recipe(4, 32),
     seeds=2,
     judging_seeds=1,
     rates=(0.01, 0.1),
     weights=(0.1,),
 )
 # Two cores, some minutes a cell.
-CPU = Scale(
+CPU = AblationsScale(
     few=40,
     many=40,
     base=CondenserConfig(
@@ -72,7 +70,7 @@ CPU = Scale(
     lambdas=(0.0, 0.001, 0.01, 0.1, 1.0),
 )
 # The paper's counts and steps.
-GPU = Scale(
+GPU = AblationsScale(
     few=100,
     many=500,
     base=CondenserConfig(
@@ -90,7 +88,6 @@ GPU = Scale(
     weights=(0.001, 0.01, 0.1),
 )
 PAPER_RUNS = 9  # three sets of latents, three networks each
-PATH = click.Path(path_type=Path)
 SCALES = {"tiny": TINY, "cpu": CPU, "gpu": GPU}
 
 
@@ -224,50 +221,18 @@ def section(table: Table, lab: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
-@click.command(help=__doc__)
-@click.option("--scale", "scale_name", type=click.Choice(list(SCALES)), required=True, help="Work a cell.")
-@click.option(
-    "--data", default="cifar10", show_default=True, help="Or cifar10:ROOT, imagefolder:DIR, digits (--scale tiny)."
-)
-@click.option("--bundle", type=PATH, help="Gives the generator; by default the bundle in the package.")
-@click.option(
-    "--workdir",
-    type=PATH,
-    default=Path("runs/ablations"),
-    show_default=True,
-    help="Where pool, start and latents are kept.",
-)
-@click.option("--tables", default=",".join(TABLES), show_default=True, help="Which, joined by commas.")
+@benchmark("ablations", __doc__, SCALES, keeps="the networks, the start and the latents")
+@click.option("--tables", default=",".join(TABLES), show_default=True, help="Joined by commas.")
 @click.option("--cells", default="", help="Only cells with this in their name; tuning does what it needs.")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")
 @click.option("--max-minutes", type=float, help="Stop about then, to go on later.")
-@click.option("--out", type=PATH, help="By default runs/ablations-SCALE.json.")
-def main(
-    scale_name: str,
-    data: str,
-    bundle: Path | None,
-    workdir: Path,
-    tables: str,
-    cells: str,
-    device: str,
-    threads: int | None,
-    max_minutes: float | None,
-    out: Path | None,
-) -> None:
-    if unknown := set(tables.split(",")) - set(TABLES):
-        raise click.BadParameter(f"unknown table {min(unknown)!r}; expected some of {','.join(TABLES)}")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    scale, out = SCALES[scale_name], out or Path("runs") / f"ablations-{scale_name}.json"
-    with one_line_errors():
-        setting = open_setting(data, bundle, network="convnet", recipe=scale.recipe, device=device, seeds=scale.seeds)
-        held_out, rest = hold_out(setting.train.labels)
-        judges, setting = setting.train.select(held_out), replace(setting, train=setting.train.select(rest))
-        lab = Lab(setting, judges, scale, workdir=workdir, out=out, max_minutes=max_minutes)
-        sections, stopped = measure(lab, tables.split(","), cells)
-    if sections:
-        click.echo(report(lab, sections), nl=False)
+def main(run: Run[AblationsScale], tables: str, cells: str, max_minutes: float | None) -> None:
+    names, setting = names_in(tables, TABLES), run.open()
+    held_out, rest = hold_out(setting.train.labels)
+    judges, setting = setting.train.select(held_out), replace(setting, train=setting.train.select(rest))
+    lab = Lab(setting, judges, run.scale, workdir=run.workdir, out=run.out, max_minutes=max_minutes)
+    measured, stopped = measure(lab, names, cells)
+    if measured:
+        click.echo(report(lab, measured), nl=False)
     if stopped is not None:
         raise click.ClickException(str(stopped))
 

@@ -15,35 +15,36 @@ Every row trains fresh networks with one recipe and one number of updates, and t
     real-whole   the whole real training set (first seed only)
 
 The bundle of `--dm` is made by `itgan-data condense --method dm --images-per-class N --latents-dtype int8`.
-
 Results are kept as soon as they exist; the same command again goes on with what is missing.
+
+    python benchmarks/accuracy.py --scale cpu --data imagefolder:DIR --inversion WORKDIR/condense/inversion.safetensors
 """
 
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import click
 import torch
 from coded import LOSSLESS, NO_LIMIT, fill_with_files
 from coresets import choose_coresets, coreset_recipe
 from setting import (
+    PATH,
+    Run,
+    Scale,
     Setting,
     balanced_order,
+    benchmark,
     generator_checksum,
     hold_out,
-    one_line_errors,
-    open_setting,
+    names_in,
     stored_results,
 )
 
 from itgan_data.bundle.writing import LATENTS_FILE, Bundle, load_bundle
-from itgan_data.config import Precision
 from itgan_data.data.dataset import SyntheticDataset
-from itgan_data.datasets import parse_spec
-from itgan_data.evaluation.results import Results, RowKey, environment
+from itgan_data.evaluation.results import Results, RowKey
 from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.images import ImageSource, LabeledImages
 from itgan_data.latents.fresh import RandomLatents
@@ -59,6 +60,23 @@ DEFAULT_ROWS = ",".join(name for name in ROWS if name not in CORESETS)  # those 
 
 
 @dataclass(frozen=True, kw_only=True)
+class AccuracyScale(Scale):
+    """How much work a row is."""
+
+    qualities: tuple[int, ...] = (20, 50)
+    """Of lossy WebP, that are tried for `real-coded`."""
+
+
+SCALES = {
+    "tiny": AccuracyScale(recipe=fast_recipe(2, 16), seeds=1),
+    "cpu": AccuracyScale(recipe=replace(fast_recipe(1200), precision="bfloat16", compile=True)),
+    "gpu": AccuracyScale(
+        recipe=replace(paper_recipe(), precision="bfloat16", compile=True), qualities=(10, 20, 30, 40, 50, 60, 70)
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the table. Where a seed chooses the images too, the key describes the first seed's."""
 
@@ -70,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What single rows need beside the setting."""
+    """What single rows need in addition to the setting."""
 
     inversion: Path | None
     """Inverted latents."""
@@ -103,7 +121,7 @@ def best_quality(setting: Setting, qualities: tuple[int, ...], results: Results)
 
 
 def real_row(setting: Setting, name: str, *, quality: int | None = LOSSLESS, equal_count: bool = False) -> Row:
-    """Random real images, drawn anew by each seed: as many as latents, or as fit into the bundle's bytes."""
+    """Random real images, other ones for each seed: as many as latents, or as fit into the bundle's bytes."""
     budget = NO_LIMIT if equal_count else setting.bundle.num_bytes
 
     def choose(seed: int) -> tuple[LabeledImages, int]:
@@ -209,69 +227,28 @@ def bundle_row(setting: Setting) -> Row:
     return Row(name="it-gan", key=key, make=lambda seed: source, seeds=setting.seeds)
 
 
-@click.command(help=__doc__.partition("\n")[0])
-@click.option("--data", required=True, help="Real images: cifar10[:ROOT], imagefolder:DIR, digits.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="By default the bundle in the package.")
-@click.option("--inversion", type=click.Path(path_type=Path), help="Inverted latents; without it, no such row.")
-@click.option("--dm", type=click.Path(path_type=Path), help="A bundle of learned pixels; without it, no such row.")
-@click.option("--network", default="convnet", show_default=True, type=click.Choice(NETWORKS))
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Networks a row.")
-@click.option("--rows", default=DEFAULT_ROWS, help=f"Some of {','.join(ROWS)}; by default all but the coresets.")
-@click.option("--recipe", "recipe_name", default="fast", show_default=True, type=click.Choice(["fast", "paper"]))
-@click.option("--steps", type=click.IntRange(1), help="Updates; by default 2,000, or the paper's 200 epochs.")
-@click.option("--precision", default="float32", show_default=True, type=click.Choice(get_args(Precision)))
-@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile; it needs a C++ compiler.")
-@click.option("--qualities", default="10,30,60", show_default=True, help="WebP qualities that real-coded tries.")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")
-@click.option("--out", type=click.Path(path_type=Path), help="By default runs/accuracy-NETWORK.json.")
-def main(
-    data: str,
-    bundle: Path | None,
-    inversion: Path | None,
-    dm: Path | None,
-    network: str,
-    seeds: int,
-    rows: str,
-    recipe_name: str,
-    steps: int | None,
-    precision: str,
-    compiled: bool,
-    qualities: str,
-    device: str,
-    threads: int | None,
-    out: Path | None,
-) -> None:
-    if unknown := set(rows.split(",")) - set(ROWS):
-        raise click.BadParameter(f"unknown row {min(unknown)!r}; expected some of {','.join(ROWS)}")
-    try:
-        tried = tuple(int(quality) for quality in qualities.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"--qualities must be numbers joined by commas, got {qualities!r}") from error
-    if threads is not None:
-        torch.set_num_threads(threads)
-    out = out or Path("runs") / f"accuracy-{network}.json"
-    with one_line_errors():
-        chosen = fast_recipe if recipe_name == "fast" else paper_recipe
-        recipe = chosen(flip=parse_spec(data)[0].flips)
-        recipe = replace(recipe, steps=steps or recipe.steps, precision=precision, compile=compiled)
-        common = {"network": network, "recipe": recipe.to_json(), "data": data.partition(":")[0]}
-        machine = environment(device)
-        results = Results(out, settings=common, environment=machine)
-        setting = open_setting(data, bundle, network=network, recipe=recipe, device=device, seeds=seeds)
-        inputs = Inputs(
-            inversion=inversion,
-            dm=None if dm is None else open_dm(setting, dm),
-            qualities=tried,
-            trials=Results(out.with_suffix(".qualities.json"), settings=common, environment=machine),
-            coresets=out.with_suffix(".coresets.json"),
-        )
-        for name in rows.split(","):
-            if name in ("inversion", "dm") and getattr(inputs, name) is None:
-                click.echo(f"no --{name}: the row {name!r} is left out")
-                continue
-            run_row(make_row(setting, name, inputs), setting, results)
-    click.echo(report(out), nl=False)
+@benchmark("accuracy", __doc__, SCALES)
+@click.option("--inversion", type=PATH, help="Inverted latents, for the row of that name.")
+@click.option("--dm", type=PATH, help="A bundle of learned pixels, for the row of that name.")
+@click.option("--network", type=click.Choice(NETWORKS), help="By default as the scale says.")
+@click.option("--rows", default=DEFAULT_ROWS, help="Joined by commas; by default all but the coresets.")
+def main(run: Run[AccuracyScale], inversion: Path | None, dm: Path | None, network: str | None, rows: str) -> None:
+    names = names_in(rows, ROWS)
+    run = replace(run, scale=replace(run.scale, network=network or run.scale.network))
+    results, setting = run.results(), run.open()
+    inputs = Inputs(
+        inversion=inversion,
+        dm=None if dm is None else open_dm(setting, dm),
+        qualities=run.scale.qualities,
+        trials=run.results(run.out.with_suffix(".qualities.json")),
+        coresets=run.out.with_suffix(".coresets.json"),
+    )
+    for name in names:
+        if name in ("inversion", "dm") and getattr(inputs, name) is None:
+            click.echo(f"no --{name}: the row {name!r} is left out", err=True)
+            continue
+        run_row(make_row(setting, name, inputs), setting, results)
+    click.echo(report(run.out), nl=False)
 
 
 def report(out: Path) -> str:

@@ -11,6 +11,7 @@ import click
 import kornia
 import kornia.augmentation as K
 import torch
+from setting import readable
 from throughput import clock_for, median_seconds, table
 
 from itgan_data.augmentation.operations import OPERATIONS
@@ -25,7 +26,7 @@ KORNIA = {
     "cutout": K.RandomErasing(scale=(0.25, 0.25), ratio=(1.0, 1.0), p=1.0),
     "flip": K.RandomHorizontalFlip(p=0.5),
 }
-COLUMNS = {"ours": "ours (ms a batch)|.2f", "kornia": "kornia (ms a batch)|.2f", "ratio": "times as fast|.1f"}
+COLUMNS = {"ours": "ours (ms per batch)|.2f", "kornia": "kornia (ms per batch)|.2f", "ratio": "times as fast|.1f"}
 
 
 def measure(name: str, rounds: int) -> dict[str, float]:
@@ -38,7 +39,7 @@ def measure(name: str, rounds: int) -> dict[str, float]:
     return {**{key: 1e3 * value for key, value in seconds.items()}, "ratio": seconds["kornia"] / seconds["ours"]}
 
 
-@click.command(help=__doc__)
+@click.command(help=readable(__doc__))
 @click.option("--rounds", default=50, show_default=True, help="Timed batches of each.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/augmentations.json"), show_default=True)
 def main(rounds: int, out: Path) -> None:
@@ -57,7 +58,7 @@ def main(rounds: int, out: Path) -> None:
 
 
 def report(out: Path) -> str:
-    """Markdown."""
+    """Markdown: both on the same batches."""
     content = read_json(out)
     settings = content["settings"]
     title = f"Batches of {settings['batch_size']} images of 32 px, kornia {settings['kornia']}:"

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from setting import Setting, generator_checksum, summary_of
+from setting import Scale, Setting, generator_checksum, summary_of
 
 from itgan_data.condense.condenser import Condenser, OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
@@ -17,12 +17,11 @@ from itgan_data.evaluation.results import Results, RowKey, Summary, environment
 from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.images import LabeledImages
 from itgan_data.latents.stored import LatentSet
-from itgan_data.recipes import Recipe
 from itgan_data.storage.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class AblationsScale(Scale):
     """How much work a cell is."""
 
     few: int
@@ -31,10 +30,6 @@ class Scale:
     """Latents a class in Tables 5 and 6; 500 in the paper."""
     base: CondenserConfig
     """What cells have in common: random networks, all latents together, lambda 0."""
-    recipe: Recipe
-    """What cells are judged by."""
-    seeds: int
-    """Networks that judge a cell on the test images."""
     judging_seeds: int
     """Networks that judge a cell on held-out images."""
     rates: tuple[float, ...]
@@ -76,7 +71,7 @@ class Record:
         out: JSON of the results on test images; those on held-out images lie next to it.
     """
 
-    def __init__(self, scale: Scale, out: Path) -> None:
+    def __init__(self, scale: AblationsScale, out: Path) -> None:
         self.scale = scale
         self.base = scale.base
         self.out = out
@@ -118,7 +113,7 @@ class Lab(Record):
         judges: held-out training images.
         scale: how much work a cell is.
         workdir: where stages and latents are kept.
-        out: JSON of the results on test images; those on held-out images go beside it.
+        out: JSON of the results on test images; those on held-out images go next to it.
         max_minutes: from now; None for no limit. What measures or condenses raises `OutOfTimeError` about then.
     """
 
@@ -126,7 +121,7 @@ class Lab(Record):
         self,
         setting: Setting,
         judges: LabeledImages,
-        scale: Scale,
+        scale: AblationsScale,
         *,
         workdir: Path,
         out: Path,

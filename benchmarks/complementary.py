@@ -128,7 +128,7 @@ class Bench:
 
     Args:
         workdir: where the generators and the classifier that filters are kept.
-        out: JSON of the results; what the filters accept goes beside it.
+        out: JSON of the results; what the filters accept goes next to it.
         device: of all training.
     """
 

@@ -1,4 +1,4 @@
-"""How fast is a step of condensation, beside the loop over classes that one writes from the paper?
+"""How fast is a step of condensation, compared with the loop over classes that one writes from the paper?
 
 All variants make the same step: the same latents, real images, draws and network; their losses and gradients are
 compared before anything is timed. They take turns, a figure is the median over the rounds, and only ratios within one
@@ -26,6 +26,7 @@ import click
 import torch
 import torch.nn.functional as F
 from release_cifar10 import CPU as RELEASE
+from setting import readable
 from throughput import best_rates, clock_for, count_operations, matrix_products, straightforward, table
 
 from itgan_data.bundle.writing import load_bundle
@@ -321,7 +322,7 @@ def in_fresh_process(variant: Variant, work: Work, device: torch.device) -> tupl
 
 
 def judge_precision(data: str, pool: Path, steps: int, device: torch.device) -> dict[str, Any]:
-    """What bfloat16 does to the gradient and to what is learned, beside what other draws do to it.
+    """What bfloat16 does to the gradient and to what is learned, compared with what other draws do to it.
 
     The loss is that of float32, over draws that no run has learned from.
     """
@@ -394,7 +395,7 @@ GROWING_COLUMNS = {"seconds": "s a step|.2f", "peak_mb": "peak of a step (MB)|.0
 PRECISION_COLUMNS = {"loss": "matching loss|.3f", "away_from_float32": "away from float32's|.2f"}
 
 
-@click.command(help=__doc__)
+@click.command(help=readable(__doc__))
 @click.option("--data", default=None, help="imagefolder:DIR or cifar10[:ROOT]; without it precision is not judged.")
 @click.option("--pool", type=click.Path(path_type=Path), default=Path("runs/pool"), help="Where networks are kept.")
 @click.option("--steps", default=40, show_default=True, help="Adam steps of each precision that is judged.")

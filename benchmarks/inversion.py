@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import torch
+from setting import readable
 
 from itgan_data.bundle.writing import load_bundle
 from itgan_data.condense.inversion import InversionConfig, invert, starting_latents
@@ -55,7 +56,7 @@ class Inverter:
         return curve
 
 
-@click.command(help=__doc__)
+@click.command(help=readable(__doc__))
 @click.option("--data", required=True, help="imagefolder:DIR or cifar10[:ROOT].")
 @click.option("--bundle", type=click.Path(path_type=Path), default=None, help="By default the one in the package.")
 @click.option("--pool", type=click.Path(path_type=Path), required=True, help="Where embedding networks are kept.")

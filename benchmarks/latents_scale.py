@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import click
 import torch
+from setting import readable
 from torch import nn
 
 from itgan_data.data.dataset import SyntheticDataset
@@ -91,7 +92,7 @@ def measure(path: Path, seed: int) -> dict[str, dict[str, float]]:
     return steps
 
 
-@click.command(help=__doc__)
+@click.command(help=readable(__doc__))
 @click.option("--count", default=1_281_167, show_default=True, help="Latents; ImageNet's training set by default.")
 @click.option("--latent-dim", default=128, show_default=True)
 @click.option("--seed", default=0, show_default=True)

@@ -1,4 +1,4 @@
-"""Every method of condensation on CIFAR-10, end to end, beside the selections and draws that cost nothing.
+"""Every method of condensation on CIFAR-10, end to end, and the selections and draws that cost nothing.
 
     random, herding, forgetting                 real images
     gan                                         the bundle's generator on normal draws
@@ -13,7 +13,7 @@ are kept as they are made; the same command again goes on with what is missing.
 
     python benchmarks/methods.py --scale cpu --data imagefolder:DIR --workdir WORKDIR
 
-Source of the numbers beside: Zhao and Bilen, "Dataset condensation with distribution matching", 2023, Table 1.
+Source of the published numbers: Zhao and Bilen, "Dataset condensation with distribution matching", 2023, Table 1.
 """
 
 import math
@@ -27,7 +27,7 @@ import click
 import torch
 from cells import link
 from coresets import choose_coresets
-from setting import Setting, generator_checksum, one_line_errors, open_setting, summary_of
+from setting import Run, Scale, Setting, benchmark, generator_checksum, names_in, summary_of
 
 from itgan_data.condense import methods
 from itgan_data.condense.condenser import Condenser
@@ -36,13 +36,13 @@ from itgan_data.condense.network_source import FreshNetworks
 from itgan_data.condense.pool import PoolConfig
 from itgan_data.condense.selection import select_random
 from itgan_data.data.dataset import SyntheticDataset
-from itgan_data.evaluation.results import Results, RowKey, environment
+from itgan_data.evaluation.results import Results, RowKey
 from itgan_data.generators.pixels import Pixels
 from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.images import ImageSource
 from itgan_data.latents.fresh import RandomLatents
 from itgan_data.latents.stored import LatentSet
-from itgan_data.recipes import Recipe, fast_recipe, paper_recipe
+from itgan_data.recipes import fast_recipe, paper_recipe
 from itgan_data.storage.files import read_json
 
 METHODS: dict[str, Callable[..., CondenserConfig]] = {
@@ -68,14 +68,12 @@ PAPER = {  # per cent
     "dc-noise": "44.9 ± 0.5",
     "dsa": "52.1 ± 0.5",
 }
-PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class MethodsScale(Scale):
     """How much work a method is."""
 
-    recipe: Recipe
     images_per_class: int = 10
     common: Mapping[str, Any] = field(default_factory=dict)
     """What is changed of every configuration."""
@@ -89,9 +87,10 @@ class Scale:
 
 # Digits, in seconds: shows that all works.
 TINY_LOOPS = {"steps": 2, "networks": FreshNetworks(width=8, outer_steps=2, inner_epochs=1)}
-TINY = Scale(
+TINY = MethodsScale(
     images_per_class=2,
-    recipe=fast_recipe(4, 16, flip=False),
+    recipe=fast_recipe(4, 16),
+    seeds=1,
     common={
         "real_batch_size": 8,
         "pool": PoolConfig(num_networks=1, width=8, steps=4, snapshots=1, validation_images=100, flips=False),
@@ -111,7 +110,7 @@ TINY = Scale(
 # Two cores, an hour. Gradient matching cannot compile its networks, and bfloat16 pays on the CPU only where it can.
 GRADIENT = {"steps": 40, "real_batch_size": 32, "precision": "float32", "compile": False}
 LOOPS = {**GRADIENT, "networks": FreshNetworks(outer_steps=10, inner_epochs=10)}
-CPU = Scale(
+CPU = MethodsScale(
     recipe=replace(fast_recipe(200, 64), precision="bfloat16", compile=True),
     common={
         "real_batch_size": 64,
@@ -130,8 +129,7 @@ CPU = Scale(
         "dsa": LOOPS,
     },
 )
-PUBLISHED = Scale(recipe=paper_recipe(1000, num_images=100))
-SCALES = {"tiny": TINY, "cpu": CPU, "published": PUBLISHED}
+SCALES = {"tiny": TINY, "cpu": CPU, "gpu": MethodsScale(recipe=paper_recipe(1000, num_images=100))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +137,7 @@ class Bench:
     """Where rows come from."""
 
     setting: Setting
-    scale: Scale
+    scale: MethodsScale
     workdir: Path
 
     @property
@@ -216,54 +214,16 @@ def report(out: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-@click.command(help=__doc__)
-@click.option("--scale", "scale_name", type=click.Choice(list(SCALES)), required=True, help="Work a method.")
-@click.option(
-    "--data", default="cifar10", show_default=True, help="Or cifar10:ROOT, imagefolder:DIR, digits (--scale tiny)."
-)
-@click.option("--bundle", type=PATH, help="Gives the generator; by default the bundle in the package.")
-@click.option(
-    "--workdir",
-    type=PATH,
-    default=Path("runs/methods"),
-    show_default=True,
-    help="Where the pool and what is learned are kept.",
-)
-@click.option("--rows", default=",".join(ROWS), help="Some of the rows, joined by commas.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Networks a row.")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")
-@click.option("--out", type=PATH, help="By default runs/methods-SCALE.json.")
-def main(
-    scale_name: str,
-    data: str,
-    bundle: Path | None,
-    workdir: Path,
-    rows: str,
-    seeds: int,
-    device: str,
-    threads: int | None,
-    out: Path | None,
-) -> None:
-    names = rows.split(",")
-    if unknown := set(names) - set(ROWS):
-        raise click.BadParameter(f"unknown row {min(unknown)!r}; expected some of {','.join(ROWS)}")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    scale, out = SCALES[scale_name], out or Path("runs") / f"methods-{scale_name}.json"
-    with one_line_errors():
-        setting = open_setting(data, bundle, network="convnet", recipe=scale.recipe, device=device, seeds=seeds)
-        bench = Bench(setting=setting, scale=scale, workdir=workdir)
-        settings = {
-            "configurations": {name: asdict(configuration(bench, name)) for name in METHODS},
-            "network": setting.network,
-            "recipe": scale.recipe.to_json(),
-            "data": setting.train.fingerprint[:12],
-        }
-        results = Results(out, settings=settings, environment=environment(device))
-        for name in names:
-            run_row(bench, name, results)
-    click.echo(report(out), nl=False)
+@benchmark("methods", __doc__, SCALES, keeps="the networks and what is learned")
+@click.option("--rows", default=",".join(ROWS), help="Joined by commas; by default all.")
+def main(run: Run[MethodsScale], rows: str) -> None:
+    names = names_in(rows, ROWS)
+    bench = Bench(setting=run.open(), scale=run.scale, workdir=run.workdir)
+    configurations = {name: asdict(configuration(bench, name)) for name in METHODS}
+    results = run.results(configurations=configurations, data=bench.setting.train.fingerprint[:12])
+    for name in names:
+        run_row(bench, name, results)
+    click.echo(report(run.out), nl=False)
 
 
 if __name__ == "__main__":

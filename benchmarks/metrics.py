@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import torch
+from setting import readable
 
 from itgan_data.bundle.writing import load_bundle
 from itgan_data.condense.pool import PoolConfig, build_pool
@@ -38,7 +39,7 @@ def trained_judge(real: LabeledImages, workdir: Path) -> Judge:
     return Judge(name=name, network=pool.network, normalization=CIFAR10.normalization)
 
 
-@click.command(help=__doc__)
+@click.command(help=readable(__doc__))
 @click.option("--data", required=True, help="imagefolder:DIR or cifar10[:ROOT].")
 @click.option("--bundle", type=click.Path(path_type=Path), default=None, help="By default the one in the package.")
 @click.option("--pool", type=click.Path(path_type=Path), required=True, help="Where embedding networks are kept.")
@@ -102,7 +103,7 @@ def report(out: Path) -> str:
 
 
 def draw_map(path: str, real: LabeledImages, images: LabeledImages, features: FeatureNetwork) -> None:
-    """Up to `MAP_IMAGES` a class of the real images beside as many of a set of the same size."""
+    """Up to `MAP_IMAGES` per class of the real images, and as many of a set of the same size."""
     count = min(MAP_IMAGES, len(real) // real.num_classes)
     shown, others = equal_shares(real, count), equal_shares(images, count)
     plot_features(

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import torch
+from setting import readable
 
 from itgan_data.bundle.writing import packaged_bundle, save_bundle
 from itgan_data.condense.condenser import Condenser, OutOfTimeError
@@ -72,7 +73,7 @@ GPU = Preset(
 PRESETS = {"cpu": CPU, "gpu": GPU}
 
 
-@click.command(help=__doc__)
+@click.command(help=readable(__doc__))
 @click.option("--preset", type=click.Choice(list(PRESETS)), required=True, help="Size of generator and latent set.")
 @click.option("--data", default="cifar10", show_default=True, help="cifar10[:ROOT] or imagefolder:DIR.")
 @click.option("--workdir", type=click.Path(path_type=Path), required=True, help="Where the stages are kept.")

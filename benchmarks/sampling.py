@@ -4,10 +4,13 @@ Every row of Table 1 trains fresh networks with one recipe and one number of upd
 on real ones; the spread is that of the networks, and of the draws, which are each network's own. A row is named after
 what its latents are and what is done to them, joined by +:
 
-    fixed        normal draws, made once                 fresh        normal draws, new in every epoch
+    fixed        normal draws, made once
+    fresh        normal draws, new in every epoch
     several      fresh, one of several generators (--generator) drawn for each batch
-    learned      the bundle's latents                    real         all real images
-    transforms   crops and flips of the images           truncation   latents within [-1.5, 1.5]
+    learned      the bundle's latents
+    real         all real images
+    transforms   crops and flips of the images
+    truncation   latents within [-1.5, 1.5]
     filter       draws that a classifier gives their label with probability .9 or more; it is trained on all real
                  images, for longer than the rows: one that is seldom so sure accepts next to nothing
     jitter       learned latents plus new noise in every epoch
@@ -20,7 +23,7 @@ Results are kept as soon as they exist; the same command again goes on with what
 
 Source: Slim, "Boosting generative networks for incremental learning", 2020: ResNet-20 of width 64, 72,000 updates of
 125 images, learning rate / 10 at 100 and 150 of 180 epochs, 50,000 fixed ones, the best accuracy of the training. Here
-the accuracy is the last one, and the scale `paper` has as many updates of a ResNet-18 in one cycle.
+the accuracy is the last one, and the scale `gpu` has as many updates of a ResNet-18 in one cycle.
 """
 
 from dataclasses import dataclass, replace
@@ -30,14 +33,24 @@ from typing import Any
 import click
 import complementary
 import torch
-from setting import Setting, generator_checksum, one_line_errors, open_setting, summary_of, train_and_test, verdict
+from setting import (
+    PATH,
+    Run,
+    Scale,
+    Setting,
+    benchmark,
+    generator_checksum,
+    names_in,
+    summary_of,
+    train_and_test,
+    verdict,
+)
 from torch import nn
 
 from itgan_data.augmentation import CropFlip
 from itgan_data.data.ensemble import SyntheticEnsemble
-from itgan_data.datasets import parse_spec
 from itgan_data.draws import Stream, make_seed
-from itgan_data.evaluation.results import Results, RowKey, environment
+from itgan_data.evaluation.results import Results, RowKey
 from itgan_data.generators.store import WEIGHTS_FILE, load_generator
 from itgan_data.images import ImageSource
 from itgan_data.latents.filtered import FilteredLatents
@@ -80,31 +93,26 @@ FILTER_SEED = 1000  # unlike those of the rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class SamplingScale(Scale):
     """How much work a row is."""
 
-    network: str
-    recipe: Recipe
     num_images: int
     """Of a fixed set, and in an epoch of fresh draws."""
     filter_steps: int
     """Updates of the classifier that filters."""
-    seeds: int
-    """Networks a row."""
 
 
 SCALES = {
     # Seconds: shows that all works.
-    "tiny": Scale(network="convnet", recipe=fast_recipe(1, 16), num_images=20, filter_steps=1, seeds=1),
+    "tiny": SamplingScale(recipe=fast_recipe(1, 16), num_images=20, filter_steps=1, seeds=1),
     # Two cores, one hour and a half: a filtered image costs eight draws on average.
-    "cpu": Scale(
-        network="convnet",
+    "cpu": SamplingScale(
         recipe=replace(fast_recipe(400), precision="bfloat16", compile=True),
         num_images=10_000,
         filter_steps=1600,
         seeds=2,
     ),
-    "paper": Scale(
+    "gpu": SamplingScale(
         network="resnet18",
         recipe=Recipe(steps=180 * 400, batch_size=125, lr=0.1, weight_decay=1e-4, augmentation=CropFlip()),
         num_images=50_000,
@@ -116,7 +124,7 @@ SCALES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What rows are made of, beside the setting."""
+    """What rows are made of, in addition to the setting."""
 
     generators: list[nn.Module]
     """The bundle's, then others."""
@@ -284,91 +292,38 @@ def changes() -> list[tuple[str, str, str]]:
     return sorted(pairs)
 
 
-def table_1(
-    names: list[str],
-    scale: Scale,
-    *,
-    data: str,
-    bundle: Path | None,
-    others: tuple[Path, ...],
-    device: str,
-    out: Path,
-) -> None:
+def table_1(names: list[str], run: Run[SamplingScale], others: tuple[Path, ...]) -> None:
     """Measure what is missing of some rows."""
-    common = {
-        "network": scale.network,
-        "recipe": scale.recipe.to_json(),
-        "filter_steps": scale.filter_steps,
-        "data": data.partition(":")[0],
-    }
-    results = Results(out, settings=common, environment=environment(device))
-    setting = open_setting(data, bundle, network=scale.network, recipe=scale.recipe, device=device, seeds=scale.seeds)
+    results, setting = run.results(filter_steps=run.scale.filter_steps), run.open()
     checksums = [f"generator {sha256_of(path / WEIGHTS_FILE)[:12]}" for path in others]
+    generators = [setting.bundle.generator, *map(load_generator, others)]
     inputs = Inputs(
-        generators=[setting.bundle.generator.to(device), *(load_generator(path).to(device) for path in others)],
+        generators=[generator.to(run.device) for generator in generators],
         checksums=[generator_checksum(setting.bundle), *checksums],
-        classifier=train_filter(setting, scale.filter_steps, out.with_suffix(".filter.safetensors"), results),
-        num_images=scale.num_images,
+        classifier=train_filter(setting, run.scale.filter_steps, run.out.with_suffix(".filter.safetensors"), results),
+        num_images=run.scale.num_images,
     )
-    rates = out.with_suffix(".rates.json")
     if not others and (without := [name for name in names if name in SEVERAL]):
-        click.echo(f"no --generator: left out {', '.join(without)}")
+        click.echo(f"no --generator: left out {', '.join(without)}", err=True)
         names = [name for name in names if name not in without]
     for seed in setting.seeds:  # a run that is stopped leaves a whole table of fewer networks
         for name in names:
-            run_row(setting, name, inputs, seed, results, rates)
+            run_row(setting, name, inputs, seed, results, run.out.with_suffix(".rates.json"))
 
 
-PATH = click.Path(path_type=Path)
-
-
-@click.command(help=__doc__.partition("\n")[0])
-@click.option(
-    "--data", default="cifar10", show_default=True, help="Of table 1: cifar10[:ROOT], imagefolder:DIR, digits."
-)
-@click.option(
-    "--tables", default="1,3", show_default=True, help="Joined by commas; 3 is always the same work, on digits."
-)
-@click.option("--bundle", type=PATH, help="By default the bundle in the package.")
-@click.option("--generator", "others", multiple=True, type=PATH, help="One more, for 'several'.")
-@click.option("--scale", "scale_name", default="cpu", show_default=True, type=click.Choice(list(SCALES)))
-@click.option("--rows", default=",".join(ROWS), help="Some of the rows of table 1, joined by commas.")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch.")
-@click.option("--out", type=PATH, default=Path("runs/sampling.json"), show_default=True)
-@click.option(
-    "--workdir", type=PATH, default=Path("runs/complementary"), show_default=True, help="Table 3's generators."
-)
-def main(
-    data: str,
-    tables: str,
-    bundle: Path | None,
-    others: tuple[Path, ...],
-    scale_name: str,
-    rows: str,
-    device: str,
-    threads: int | None,
-    out: Path,
-    workdir: Path,
-) -> None:
-    wanted, names = tables.split(","), rows.split(",")
-    if unknown := set(wanted) - {"1", "3"}:
-        raise click.BadParameter(f"unknown table {min(unknown)!r}; expected some of 1,3")
-    if unknown := set(names) - set(ROWS):
-        raise click.BadParameter(f"unknown row {min(unknown)!r}; expected some of {','.join(ROWS)}")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    scale = SCALES[scale_name]
-    with one_line_errors():
-        if "1" in wanted:
-            recipe = replace(scale.recipe, augmentation=CropFlip(flip=parse_spec(data)[0].flips))
-            scale = replace(scale, recipe=recipe)
-            table_1(names, scale, data=data, bundle=bundle, others=others, device=device, out=out)
-            click.echo(report(out), nl=False)
-        if "3" in wanted:
-            out = out.with_suffix(".table-3.json")
-            complementary.measure_all(workdir, out, device)
-            click.echo(complementary.report(out), nl=False)
+@benchmark("sampling", __doc__, SCALES, keeps="the generators of Table 3")
+@click.option("--tables", default="1,3", show_default=True, help="Joined by commas; 3 is always the same work.")
+@click.option("--generator", "others", multiple=True, type=PATH, help="One more, for the rows 'several'.")
+@click.option("--rows", default=",".join(ROWS), help="Of Table 1, joined by commas; by default all.")
+def main(run: Run[SamplingScale], tables: str, others: tuple[Path, ...], rows: str) -> None:
+    wanted, names = names_in(tables, "13"), names_in(rows, ROWS)
+    if "1" in wanted:
+        table_1(names, run, others)
+        click.echo(report(run.out), nl=False)
+    if "3" in wanted:
+        out = run.out.with_suffix(".table-3.json")
+        complementary.measure_all(run.workdir, out, run.device)
+        click.echo(complementary.report(out), nl=False)
 
 
 if __name__ == "__main__":

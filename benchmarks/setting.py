@@ -1,22 +1,29 @@
-"""What the accuracy benchmarks share: a bundle, real images, one recipe, and how a training set is judged by it."""
+"""What the accuracy benchmarks share: their options, and how a training set is judged.
 
+A script has scales of its own, from `tiny` (digits, in seconds: shows that all works) over `cpu` (two cores, at most a
+few hours) to `gpu` (the paper's sizes). `benchmark` makes its command.
+"""
+
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import click
 import torch
 from tqdm import tqdm
 
-from itgan_data.bundle.writing import Bundle, load_bundle
+from itgan_data.augmentation import DSA, CropFlip, without_flip
+from itgan_data.bundle import Bundle, load_bundle
 from itgan_data.data.dataset import SyntheticDataset
-from itgan_data.datasets import load_images, open_dataset
+from itgan_data.datasets import SPECS, load_images, open_dataset, parse_spec
 from itgan_data.draws import Stream, make_rng
 from itgan_data.evaluation.protocol import NetworkFactory, evaluate
-from itgan_data.evaluation.results import Results, SeedResult, Summary, summarize
+from itgan_data.evaluation.results import Results, SeedResult, Summary, environment, summarize
 from itgan_data.generators.store import WEIGHTS_FILE
 from itgan_data.images import ImageSource, LabeledImages, Normalization
 from itgan_data.latents.stored import LatentSource
@@ -24,6 +31,141 @@ from itgan_data.recipes import Recipe
 from itgan_data.storage.files import read_json
 
 MAX_HELD_OUT = 5000
+PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much work a script does; scripts add fields of their own."""
+
+    recipe: Recipe
+    """What the networks of a row are trained by."""
+    seeds: int = 3
+    """Networks per row."""
+    network: str = "convnet"
+    """What they are."""
+
+
+AnyScale = TypeVar("AnyScale", bound=Scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Generic[AnyScale]):
+    """What a command was asked for."""
+
+    scale: AnyScale
+    """With the options --steps and --seeds in it, and without flips if the data have none."""
+    data: str
+    bundle: Path | None
+    workdir: Path
+    device: str
+    out: Path
+
+    def open(self) -> "Setting":
+        """Read and check everything that training needs."""
+        bundle = load_bundle(self.bundle)
+        shape = bundle.generator.image_shape
+        train, test = (load_images(open_dataset(self.data, split), image_shape=shape) for split in ("train", "test"))
+        if not bundle.class_names == train.classes == test.classes:
+            raise ValueError(
+                f"{self.data} has training classes {train.classes} and test classes {test.classes}, "
+                f"the bundle {bundle.class_names}; expected the same in the same order"
+            )
+        return Setting(
+            bundle=bundle,
+            train=train,
+            test=test,
+            network=self.scale.network,
+            recipe=self.scale.recipe,
+            device=self.device,
+            seeds=tuple(range(self.scale.seeds)),
+        )
+
+    def results(self, out: Path | None = None, **more: Any) -> Results:
+        """The file of results `out`, by default the run's, whose settings are network, recipe, data and `more`."""
+        settings = {"network": self.scale.network, "recipe": self.scale.recipe.to_json(), **more}
+        settings.setdefault("data", self.data.partition(":")[0])
+        return Results(out or self.out, settings=settings, environment=environment(self.device))
+
+
+def benchmark(
+    name: str, doc: str | None, scales: Mapping[str, AnyScale], *, keeps: str | None = None
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a function: called with a `Run`, and by name with the options that are its own.
+
+    Args:
+        name: of the script.
+        doc: its help.
+        scales: what --scale chooses from.
+        keeps: what is in --workdir; by default there is no such option.
+    """
+    options = [
+        click.option(
+            "--scale",
+            type=click.Choice(list(scales)),
+            default="cpu",
+            show_default=True,
+            help="How much work: seconds on digits, two cores, the paper's sizes.",
+        ),
+        click.option("--data", default="cifar10", show_default=True, help=f"Real images: {SPECS}."),
+        click.option("--bundle", type=PATH, help="A bundle's folder; by default the bundle in the package."),
+        click.option("--out", type=PATH, help=f"File of results; by default runs/{name}-SCALE.json."),
+        click.option("--steps", type=click.IntRange(1), help="Updates of each network; by default as the scale says."),
+        click.option("--seeds", type=click.IntRange(1), help="Networks per row; by default as the scale says."),
+        click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch."),
+    ]
+    workdir = Path("runs", name)
+    if keeps is not None:
+        options.append(click.option("--workdir", type=PATH, default=workdir, show_default=True, help=f"Keeps {keeps}."))
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def call(
+            scale: str, steps: int | None, seeds: int | None, threads: int | None, out: Path | None, **others: Any
+        ) -> None:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            shared = {option: others.pop(option, workdir) for option in ("data", "bundle", "workdir", "device")}
+            with one_line_errors():
+                run = Run(
+                    scale=adapted(scales[scale], shared["data"], steps, seeds),
+                    out=out or Path("runs") / f"{name}-{scale}.json",
+                    **shared,
+                )
+                function(run, **others)
+
+        for option in reversed(options):
+            option(call)
+        return click.command(help=readable(doc))(call)
+
+    return decorate
+
+
+def readable(doc: str | None) -> str:
+    """A docstring as click prints it line by line where lines are indented: lists and commands."""
+    paragraphs = (doc or "").split("\n\n")
+    return "\n\n".join(f"\b\n{each}" if re.search("^    ", each, re.MULTILINE) else each for each in paragraphs)
+
+
+def names_in(option: str, known: Collection[str]) -> list[str]:
+    """The names, joined by commas, of an option that chooses some of those that are known."""
+    names = option.split(",")
+    if unknown := set(names) - set(known):
+        raise click.BadParameter(f"unknown name {min(unknown)!r}; expected some of {','.join(known)}")
+    return names
+
+
+def adapted(scale: AnyScale, data: str, steps: int | None, seeds: int | None) -> AnyScale:
+    """A scale with another number of updates or networks, if there is one, and without flips if the data have none."""
+    recipe = replace(scale.recipe, steps=steps or scale.recipe.steps)
+    augmentation = recipe.augmentation
+    if not parse_spec(data)[0].flips:
+        if isinstance(augmentation, CropFlip):
+            augmentation = replace(augmentation, flip=False)
+        elif isinstance(augmentation, DSA):
+            augmentation = DSA(without_flip(augmentation.strategy))
+    return replace(scale, recipe=replace(recipe, augmentation=augmentation), seeds=seeds or scale.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,28 +257,6 @@ def verdict(better: Summary | None, worse: Summary | None) -> str:
     if abs(difference) <= spread:
         return "within the spread"
     return "holds" if difference > 0 else "reversed"
-
-
-def open_setting(data: str, bundle: Path | None, *, network: str, recipe: Recipe, device: str, seeds: int) -> Setting:
-    """Read and check everything that training needs."""
-    loaded = load_bundle(bundle)
-    shape = loaded.generator.image_shape
-    train = load_images(open_dataset(data, "train"), image_shape=shape)
-    test = load_images(open_dataset(data, "test"), image_shape=shape)
-    if not loaded.class_names == train.classes == test.classes:
-        raise ValueError(
-            f"{data} has training classes {train.classes} and test classes {test.classes}, "
-            f"the bundle {loaded.class_names}; expected the same in the same order"
-        )
-    return Setting(
-        bundle=loaded,
-        train=train,
-        test=test,
-        network=network,
-        recipe=recipe,
-        device=device,
-        seeds=tuple(range(seeds)),
-    )
 
 
 def balanced_order(labels: torch.Tensor, seed: int) -> torch.Tensor:

@@ -29,6 +29,7 @@ from typing import Any
 import click
 import torch
 from safetensors import torch as safetensors
+from setting import readable
 
 import itgan_data
 from itgan_data.bundle.writing import Bundle, load_bundle, save_bundle
@@ -422,7 +423,7 @@ def report(out: Path) -> str:
     return "\n".join([*lines, "", summary]) + "\n"
 
 
-@click.command(help=__doc__)
+@click.command(help=readable(__doc__))
 @click.option("--mutations", default=6000, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/stress-bundles.json"), show_default=True)
 def main(mutations: int, out: Path) -> None:

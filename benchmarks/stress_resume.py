@@ -1,7 +1,7 @@
 """Is anything lost when condensation is killed? SIGKILL at random moments, the same command again, until it ends.
 
 Each configuration is condensed once in peace. Then it is run in a process that is killed after a random time and
-started again in the same workdir, until it is finished; and so anew, until there were enough kills. Every such run has
+started again in the same workdir, until it is finished; and so on, until there were enough kills. Every such run has
 to end with the bytes of the peaceful one, and to go on after each kill from the very step of its last checkpoint:
 matching steps are computed again for at most the ten between two checkpoints. So often the other stages save too.
 
@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 import torch
+from setting import readable
 
 from itgan_data.condense.condenser import Condenser
 from itgan_data.condense.config import CondenserConfig
@@ -223,7 +224,7 @@ def report(out: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-@click.command(help=__doc__)
+@click.command(help=readable(__doc__))
 @click.option("--kills", default=100, show_default=True, help="Shared out over the configurations.")
 @click.option("--seed", default=0, show_default=True, help="Of the times at which they come.")
 @click.option(

@@ -19,6 +19,7 @@ import cells
 import click
 import complementary
 import condense_speed
+import frontier
 import inversion
 import latents_scale
 import methods
@@ -28,7 +29,7 @@ import storage
 import stress_bundles
 import stress_resume
 import throughput
-from setting import one_line_errors, stored_results
+from setting import one_line_errors, readable, stored_results
 
 from itgan_data.storage.files import read_json, write_atomically
 
@@ -49,12 +50,14 @@ def ablations_of(path: Path) -> str:
 
 REPORTS: dict[str, Callable[[Path], str]] = {  # the first pattern that fits a file's name
     "*.qualities.json": rows_of,
+    "*.trials.json": rows_of,
     "*.tuning.json": rows_of,
     "*.table-3.json": complementary.report,
     "*.precision.json": condense_speed.precision_report,
     "ablations-*.json": ablations_of,
     "accuracy-*.json": accuracy.report,
     "augmentations.json": augmentations.report,
+    "frontier*.json": lambda path: frontier.table(stored_results(path)),
     "condense-speed.json": condense_speed.report,
     "inversion.json": inversion.report,
     "latents-scale.json": latents_scale.report,
@@ -106,7 +109,7 @@ def rendered(text: str, results: Path = RESULTS) -> str:
     return BLOCK.sub(lambda match: block(results / match[1]), text)
 
 
-@click.command(help=__doc__.partition("\n")[0])
+@click.command(help=readable(__doc__))
 def main() -> None:
     with one_line_errors():
         text = rendered(README.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How fast are generating and loading, beside the straightforward way to do each?
+"""How fast are generating and loading, compared with the straightforward way to do each?
 
 Every round times all variants once, one after the other, so that whatever else the machine does hits them alike;
 a figure is the median over the rounds, and only ratios within one run should be compared. On one CPU thread the clock
@@ -17,6 +17,7 @@ import click
 import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
+from setting import readable
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
@@ -255,7 +256,7 @@ LOADING_COLUMNS = {
 }
 
 
-@click.command(help=__doc__)
+@click.command(help=readable(__doc__))
 @click.option("--batch-size", default=64, show_default=True, help="Images generated at a time.")
 @click.option(
     "--rounds", default=7, show_default=True, help="Timed rounds of generating; ten times as many of loading."

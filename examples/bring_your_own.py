@@ -1,4 +1,4 @@
-"""A generator of one's own: the decoder of a convolutional auto-encoder, beside the GAN, on scikit-learn's digits.
+"""A generator of your own, the decoder of a convolutional auto-encoder, and the GAN on scikit-learn's digits.
 
 It is trained here, inverts real images by its own encoder, is condensed as the GAN is, and comes back from a bundle.
 

@@ -42,7 +42,7 @@ print(f"first batch: {tuple(images.shape)} of classes {sorted(set(labels.tolist(
 """
 
 
-PARSER = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # whoever starts this need not have click
+PARSER = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # click may not be installed yet
 PARSER.add_argument("--endpoint", help="A Hub you are logged in to; by default one is started here.")
 PARSER.add_argument("--repository", default="someone/digits", help="Where the bundle goes; default: %(default)s.")
 PARSER.add_argument(

@@ -40,7 +40,9 @@ def load_script(path: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(file.parent)  # as when it is run
+        spec.loader.exec_module(module)
     return module
 
 
@@ -57,8 +59,10 @@ def run_tiny(script: ModuleType, folder: Path, *options: str) -> Result:
     if not (folder / "bundle").is_dir():
         write_bundle(folder / "bundle", [str(digit) for digit in range(10)])
     arguments = ["--scale", "tiny", "--data", "digits", "--bundle", str(folder / "bundle"), "--device", "cpu"]
-    arguments += ["--workdir", str(folder / "work"), "--out", str(folder / "out.json"), *options]
-    return CliRunner().invoke(script.main, arguments)
+    arguments += ["--out", str(folder / "out.json")]
+    if any(parameter.name == "workdir" for parameter in script.main.params):
+        arguments += ["--workdir", str(folder / "work")]
+    return CliRunner().invoke(script.main, [*arguments, *options])
 
 
 def run_on(patch: pytest.MonkeyPatch, clock: Any) -> None:

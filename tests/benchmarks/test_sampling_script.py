@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -40,7 +39,7 @@ def run(script: ModuleType, folder: Path, out: Path, *options: str) -> Result:
     return CliRunner().invoke(script.main, [*arguments, *options])
 
 
-def test_rows_are_measured_once_and_set_beside_the_paper(script: ModuleType, folder: Path, tmp_path: Path) -> None:
+def test_rows_are_compared_with_the_paper(script: ModuleType, folder: Path, tmp_path: Path) -> None:
     unfiltered = [name for name in script.ROWS if "filter" not in name]
     out = tmp_path / "out.json"
     first = run(script, folder, out, "--rows", ",".join(unfiltered))
@@ -53,9 +52,6 @@ def test_rows_are_measured_once_and_set_beside_the_paper(script: ModuleType, fol
         name for name in unfiltered if name.startswith(("fresh", "several")) or name.endswith(("jitter", "mixed"))
     ]
     assert "| truncation | fixed | -2.91 | " in first.stdout
-    again = run(script, folder, out, "--rows", ",".join(unfiltered))
-    assert read_json(out)["rows"] == rows  # with the seconds of the first run
-    assert again.stdout == first.stdout
 
 
 def test_a_filter_that_rejects_everything_is_one_line(
@@ -98,20 +94,3 @@ def test_each_choice_of_the_paper_is_compared(script: ModuleType) -> None:
     assert ("fresh", "fixed+truncation", "fresh+truncation") in pairs
     assert len(pairs) == len(set(pairs)) == 2 * 5 + 6
     assert all({before, after} <= set(script.PAPER) for _, before, after in pairs)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--rows", "fixed+magic"], "unknown row 'fixed+magic'; expected some of fixed,"),
-        (["--tables", "1,2"], "unknown table '2'; expected some of 1,3"),
-        (["--generator", "/nowhere"], "/nowhere"),
-    ],
-)
-def test_bad_input_is_one_line(
-    script: ModuleType, folder: Path, tmp_path: Path, options: list[str], message: str
-) -> None:
-    result: Any = run(script, folder, tmp_path / "out.json", *options)
-    assert result.exit_code != 0
-    assert isinstance(result.exception, SystemExit)
-    assert message in result.output

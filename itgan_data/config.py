@@ -186,7 +186,7 @@ def _rule(kind: Any) -> Rule | None:
     if get_origin(kind) is Literal:
         return OneOf(get_args(kind))
     if is_dataclass(kind) and isinstance(kind, type):
-        return Rule(f"be a {kind.__name__}", lambda value: isinstance(value, kind))
+        return Rule(f"be of type {kind.__name__}", lambda value: isinstance(value, kind))
     return _KINDS.get(kind)
 
 

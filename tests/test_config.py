@@ -114,7 +114,7 @@ def test_values_that_fit_are_let_through(values: dict[str, Any]) -> None:
         ({"widths": "44"}, "widths must be a list, got '44'"),
         ({"widths": [4, True]}, "each of widths must be a whole number, got True"),
         ({"widths": [4, 0]}, "each of widths must be at least 1, got 0"),
-        ({"inner": 3}, "inner must be a Inner, got 3"),
+        ({"inner": 3}, "inner must be of type Inner, got 3"),
         ({"inner": {"count": "3"}}, "count must be a whole number, got '3'"),
     ],
     ids=str,

@@ -41,6 +41,8 @@ class Stream(enum.IntEnum):
     """Images of each class that a metric looks at."""
     PROBE = 10
     """Latents that show whether a generator is of any use."""
+    LATENT_ORDER = 11
+    """The order in which condensed latents are stored."""
     GAN_WEIGHTS = 20
     GAN_LATENTS = 21
     GAN_LABELS = 22

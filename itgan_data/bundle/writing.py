@@ -63,7 +63,8 @@ def save_bundle(
         generator: a trained BigGAN, which is folded first, a frozen one, `Pixels`, or any module with `latent_dim`,
             `num_classes`, `image_shape` and `arguments`: the JSON values with which its class, called as
             `Class(**arguments)`, builds it again. Whoever loads the bundle imports that class and passes it as `trust`.
-        latents: the condensed data set.
+        latents: the condensed data set. If its classes come one after the other they are shuffled, always alike:
+            scripts take the first images of a data set for a sample of all classes.
         config: JSON-able, with the keys `dataset` (such as "cifar10"), `class_names`, `normalization`
             (`{"mean": [...], "std": [...]}`), `method`, `training` and `metrics`; numbers whose names begin with
             "test accuracy" are results of the card's model index. `license`, where given, goes to the card. What
@@ -80,6 +81,7 @@ def save_bundle(
     folder = Path(folder).resolve()
     check_values(config)
     check_agreement(config, generator, latents)
+    latents = latents.shuffled() if latents.in_class_order else latents
     _check_replaceable(folder)
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process

@@ -110,7 +110,7 @@ class Condenser:
                 exit status 0: another one makes it stop or restart the other ranks.
 
         Returns:
-            The learned latents on the CPU, class after class within each group, with the real image each stands
+            The learned latents on the CPU, in a fixed random order of classes, with the real image each stands
             for in `source_index`, the same on every rank. They are also in `workdir/latents.safetensors`, and those
             that matching started from in `workdir/inversion.safetensors`, both in float32 and written by rank 0.
 
@@ -292,7 +292,7 @@ class Condenser:
         return LatentSet(learned, classes.repeat_interleave(len(unit.places)), source_index=sources.flatten())
 
     def _join(self, parts: list[LatentSet]) -> LatentSet:
-        joined = LatentSet.concatenate(parts)
+        joined = LatentSet.concatenate(parts).shuffled()  # here alone: units are learned and kept in class order
         if self._team.leads:
             joined.save(self.workdir / "latents.safetensors", dtype=torch.float32)
         return joined

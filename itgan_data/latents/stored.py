@@ -8,6 +8,8 @@ from typing import ClassVar, Protocol, TypeVar
 
 import torch
 
+from .. import draws
+from ..draws import Stream
 from ..generators.contract import ImageGenerator
 from ..storage.files import load_tensors
 from .files import StoredRows, encode, save_files, stored_files
@@ -112,6 +114,19 @@ class LatentSet:
         """How many latents each class has."""
         counts: list[int] = torch.bincount(self.labels, minlength=self.num_classes).tolist()
         return counts
+
+    @property
+    def in_class_order(self) -> bool:
+        """Whether neighbours differ in class at most half as often as they would in a random order."""
+        changes, counts = int((self.labels.diff() != 0).sum()), self.labels.bincount()
+        return 2 * changes * len(self) <= len(self) ** 2 - int(counts.square().sum())
+
+    def shuffled(self) -> "LatentSet":
+        """The same latents in a fixed random order, in memory.
+
+        Scripts take the first 1,000 images, or the last tenth, for a sample of all classes, as in real CIFAR they are.
+        """
+        return self.select(draws.permutation(0, 0, len(self), stream=Stream.LATENT_ORDER))
 
     def batch(self, indices: torch.Tensor, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents float32 `[B, latent_dim]` and labels `[B]`; `epoch` has no effect on stored latents."""

@@ -54,6 +54,14 @@ def replace_tensors(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -
     change_config(folder, sha256=checksums | {name: sha256_of(folder / name)}, latents=described)
 
 
+def test_latents_in_class_order_are_shuffled(tmp_path: Path, generator: BigGAN, latents: LatentSet) -> None:
+    in_order = latents.select(latents.labels.argsort(stable=True))
+    saved = save_bundle(tmp_path / "bundle", generator, in_order, config=CONFIG, latents_dtype=torch.float32)
+    assert torch.equal(saved.latents.latents, in_order.shuffled().latents)
+    again = save_bundle(tmp_path / "again", generator, saved.latents, config=CONFIG, latents_dtype=torch.float32)
+    assert torch.equal(again.latents.latents, saved.latents.latents)  # as it is
+
+
 def test_a_bundle_round_trips(tmp_path: Path, generator: BigGAN, latents: LatentSet) -> None:
     saved = save_bundle(
         tmp_path / "deep" / "bundle",

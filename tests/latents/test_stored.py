@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from itgan_data.bundle.reading import load_bundle
 from itgan_data.generators.pixels import Pixels
 from itgan_data.images import Normalization
 from itgan_data.latents.fresh import RandomLatents
@@ -316,3 +317,42 @@ def test_a_set_drawn_from_a_source_is_one_epoch_of_it() -> None:
         drawn = LatentSet.drawn_from(source, epoch)
         assert_same(drawn, LatentSet(latents, labels))
         assert not drawn.fresh
+
+
+def is_near_balance(labels: torch.Tensor, window: int = 1000) -> bool:
+    """Whether all runs of `window` labels that begin at a multiple of 100 have every class nearly equally often."""
+    num_classes = int(labels.max()) + 1
+    counts = [run.bincount(minlength=num_classes) for run in labels.unfold(0, window, 100)]
+    return bool(((torch.stack(counts) - window / num_classes).abs() < 6 * (window / num_classes) ** 0.5).all())
+
+
+@pytest.mark.parametrize(("count", "num_classes"), [(2000, 10), (50_000, 10), (50_000, 100)])
+def test_a_shuffled_set_has_all_classes_in_every_thousand(count: int, num_classes: int) -> None:
+    in_order = LatentSet(torch.arange(count).view(-1, 1) / 1.0, torch.arange(count) // (count // num_classes))
+    shuffled = in_order.shuffled()
+    assert not is_near_balance(in_order.labels)
+    assert is_near_balance(shuffled.labels)
+    assert torch.equal(shuffled.latents, in_order.shuffled().latents)  # always alike
+    places = shuffled.latents.flatten().long()
+    assert torch.equal(places.sort().values, torch.arange(count))
+    assert torch.equal(in_order.labels[places], shuffled.labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (torch.arange(30) // 10, True),
+        (torch.arange(40) // 10 % 2, True),  # learned in two groups
+        (torch.arange(20) // 2, True),
+        (torch.arange(30) % 3, False),
+        (torch.tensor([0, 1, 2]), False),
+        (torch.randint(0, 2, (1000,), generator=torch.Generator().manual_seed(0)), False),
+    ],
+)
+def test_a_set_in_class_order_is_recognised(labels: torch.Tensor, expected: bool) -> None:
+    assert LatentSet(torch.ones(len(labels), 1), labels).in_class_order == expected
+
+
+def test_the_packaged_bundle_has_all_classes_in_every_thousand() -> None:
+    bundle = load_bundle()
+    assert is_near_balance(bundle.latents.labels)

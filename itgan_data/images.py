@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision.datasets import VisionDataset
 from torchvision.utils import make_grid
 
 from .config import Above, check
@@ -112,7 +113,7 @@ def label_to_int(label: Any, num_classes: int | None = None) -> int:
     shown = " ".join(repr(label).split())
     if isinstance(value, int):
         raise ValueError(f"label {shown} is out of range; expected 0..{(num_classes or _MAX_CLASSES) - 1}")
-    is_row = isinstance(label, (Sequence, np.ndarray, torch.Tensor)) and not isinstance(label, (str, bytes))
+    is_row = isinstance(value, (Sequence, np.ndarray, torch.Tensor)) and not isinstance(value, (str, bytes))
     raise ValueError(
         f"a label must be an integer, got {shown:.80}"
         + ("; of one-hot labels give the argmax, of arrays with one element that" if is_row else "")
@@ -204,6 +205,27 @@ class ImageSource(Protocol):
         Labels are int64 `[B]`, or class probabilities `[B, num_classes]`, of which cross entropy takes either.
         """
         ...
+
+
+def check_no_transforms(source: object, caller: str) -> None:
+    """Refuse what works on items or on a DataLoader's batches, which `caller` does not make.
+
+    Raises:
+        ValueError: a data set, or one of an ensemble, has a transform or its own way to make an item.
+    """
+    for part in getattr(source, "datasets", [source]):
+        if not isinstance(part, VisionDataset):
+            continue
+        for name in ("transform", "target_transform", "batch_transform"):
+            if getattr(part, name, None) is not None:
+                raise ValueError(
+                    f"{caller} does not call {name}; set it to None and augment with `augment` (of a loader) or "
+                    "`augmentation` (of a recipe), or use a DataLoader"
+                )
+        if hasattr(type(part), "__getitems__") and part.__getitems__ is None:
+            raise ValueError(
+                f"{type(part).__name__} overrides __getitem__, which {caller} does not call; use a DataLoader"
+            )
 
 
 class LabeledImages(Dataset[tuple[Image.Image, int]]):

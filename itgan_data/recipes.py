@@ -16,7 +16,7 @@ from . import draws
 from .augmentation import DSA, Augmentation, CropFlip, Kornia, standardize_and_augment, without_flip
 from .config import Above, AtLeast, HalfOpen, Precision, autocast, check
 from .draws import Stream
-from .images import ImageSource, Normalization
+from .images import ImageSource, Normalization, check_no_transforms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,7 @@ class ClassifierTraining:
     ) -> None:
         if len(source) == 0:
             raise ValueError("the training set has no images; expected at least one")
+        check_no_transforms(source, "training by a recipe")
         self.network = network
         self.source = source
         self.recipe = recipe
@@ -203,7 +204,7 @@ def train_classifier(
             `[B, num_classes]`, on `device`.
 
     Raises:
-        ValueError: there are no training images.
+        ValueError: there are no training images, or they have a transform, which is not called.
     """
     training = ClassifierTraining(
         network, source, recipe, normalization=normalization, seed=seed, device=device, observe=observe
@@ -282,6 +283,7 @@ def _predict(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if len(source) == 0:
         raise ValueError("the test set has no images; expected at least one")
+    check_no_transforms(source, "a test")
     device = _device_of(network)
     was_training = network.training
     network.eval()

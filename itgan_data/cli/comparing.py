@@ -1,7 +1,6 @@
 """What the commands share that set a bundle's images beside real ones."""
 
 import importlib
-import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,13 +59,9 @@ class Comparison:
     def real_images(self, bundle: Bundle, split: str) -> LabeledImages:
         """The real images that the bundle's are compared with."""
         images = load_images(open_dataset(self.data, split), image_shape=bundle.generator.image_shape)
-        unnamed = [str(label) for label in range(images.num_classes)]  # as imported latents are
-        if bundle.class_names not in (images.classes, unnamed):
-            raise ValueError(
-                f"{self.data} has {images.num_classes} classes, {reprlib.repr(images.classes)}, and the bundle "
-                f"{len(bundle.class_names)}, {reprlib.repr(bundle.class_names)}; give the data that it stands for"
-            )
-        return images
+        if bundle.generator.class_names is None and images.num_classes == bundle.generator.num_classes:
+            return images
+        return images.in_order_of(bundle.class_names)
 
     def synthetic_images(self, bundle: Bundle, latents: LatentSource) -> SyntheticDataset:
         """The bundle's generator at some latents."""

@@ -25,7 +25,7 @@ from ..evaluation.results import environment
 from ..generators.contract import ImageGenerator
 from ..generators.importers import import_generator
 from ..generators.pixels import Pixels
-from ..generators.store import load_generator, save_generator
+from ..generators.store import UNKNOWN_DATASET, load_generator, save_generator
 from ..generators.trusted import Trust
 from ..images import LabeledImages, Normalization
 from ..latents.importers import import_latents, read_labels
@@ -158,7 +158,7 @@ def condense(
     if latents is None or not leads():
         return  # another job or rank writes the bundle
     training = {"condenser": asdict(config), "environment": environment(device)}
-    description = _describe(data, real.classes, config.normalization, method, training)
+    description = _describe(data, condenser.real_images.classes, config.normalization, method, training)
     bundle = save_bundle(out, chosen, latents, config=description, latents_dtype=LATENTS_DTYPES[latents_dtype])
     click.echo(f"{out}: {len(latents)} latents, {bundle.num_bytes / 1e6:.2f} MB", err=True)
     click.echo(out)
@@ -198,7 +198,7 @@ def import_command(
         images = SyntheticDataset(generator, imported, cache=None)
     training = {"checkpoint": checkpoint.name, "latents": latents.name}
     normalization = measure_normalization(images)
-    description = _describe(data or "unknown", images.classes, normalization, "imported", training)
+    description = _describe(data or UNKNOWN_DATASET, images.classes, normalization, "imported", training)
     save_bundle(out, generator, imported, config=description)
     click.echo(out)
 

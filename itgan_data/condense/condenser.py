@@ -22,6 +22,7 @@ from ..augmentation import DSA, Compose
 from ..config import computing
 from ..datasets import load_images
 from ..generators.contract import probe_images
+from ..images import class_names_of
 from ..latents.stored import LatentSet
 from ..running.checkpointer import Checkpointer, saved_step
 from ..running.shards import Shard, Team
@@ -79,6 +80,9 @@ class Condenser:
         self.generator = frozen(generator, self.device)
         probe_images(self.generator)
         real_images = load_images(real_dataset, image_shape=tuple(generator.image_shape))  # type: ignore[arg-type]
+        names = getattr(generator, "class_names", None)  # of a generator that was saved with them
+        if names is not None and class_names_of(real_dataset) is not None:
+            real_images = real_images.in_order_of(names)
         check_real_images(real_images, generator, config)
         self.by_class = indices_by_class(real_images)
         self.chosen = choose(real_images, config.images_per_class, config.seed)

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.datasets import VisionDataset
 
 from ..generators.contract import ImageGenerator, as_generator
-from ..images import uint8_to_unit
+from ..images import to_class_names, uint8_to_unit
 from ..latents.stored import LatentSet, LatentSource
 from .batch import Batch
 from .generated import Cache, GeneratedImages
@@ -51,7 +51,7 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
             so at once. "float" keeps float32, in memory alone. None keeps nothing, as for sets larger than memory.
             Images of fresh latents are never kept.
         dtype: torch.bfloat16 or torch.float16 generate under autocast.
-        classes: names of the generator's classes; "0", "1", ... by default.
+        classes: names of the generator's classes; by default those that it was saved with, or "0", "1", ...
         soft_labels: give the soft labels of the latents, float32 `[num_classes]`, in place of the targets, to which
             `targets` stays the list of ints.
         length: repeat the latents up to so many, for scripts that count on 50,000: image i is image `i % len(latents)`.
@@ -80,7 +80,8 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
     ) -> None:
         num_classes = as_generator(generator).num_classes
         images = GeneratedImages(generator, latents, device=device, cache=cache, dtype=dtype, length=length)
-        names = [str(label) for label in range(num_classes)] if classes is None else list(classes)
+        known = getattr(generator, "class_names", None) if classes is None else classes
+        names = list(to_class_names([str(label) for label in range(num_classes)] if known is None else known))
         if len(names) != num_classes:
             raise ValueError(f"classes must name the generator's {num_classes}, got {len(names)} names")
         first = torch.tensor([0])

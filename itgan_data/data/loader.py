@@ -10,9 +10,7 @@ from torch.utils.data import default_collate
 from .. import draws
 from ..augmentation import Augmentation, Kornia, standardize_and_augment
 from ..draws import Stream
-from ..images import ImageSource, Normalization
-from .dataset import SyntheticDataset
-from .ensemble import SyntheticEnsemble
+from ..images import ImageSource, Normalization, check_no_transforms
 
 
 class SyntheticLoader:
@@ -65,8 +63,7 @@ class SyntheticLoader:
                 f"{len(dataset)} images on {world_size} ranks make no batch of {batch_size}; "
                 "lower batch_size or set drop_last=False"
             )
-        for part in dataset.datasets if isinstance(dataset, SyntheticEnsemble) else [dataset]:
-            _check_no_transforms(part)
+        check_no_transforms(dataset, "SyntheticLoader")
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -184,19 +181,6 @@ def _made_ahead(
             tensor.record_stream(user)  # its memory is not given to the side stream before the user is done
         yield batch
         batch, made = following
-
-
-def _check_no_transforms(dataset: Any) -> None:
-    """Refuse what works on items or on a DataLoader's batches, which this loader does not make."""
-    if not isinstance(dataset, SyntheticDataset):
-        return
-    for name in ("transform", "target_transform", "batch_transform"):
-        if getattr(dataset, name) is not None:
-            raise ValueError(f"SyntheticLoader does not call {name}; give it augment=, or use a DataLoader")
-    if dataset.__getitems__ is None:
-        raise ValueError(
-            f"{type(dataset).__name__} overrides __getitem__, which SyntheticLoader does not call; use a DataLoader"
-        )
 
 
 def collate_dicts(samples: list[tuple[Any, Any]]) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ..datasets import load_images
 from ..draws import Stream, make_rng
-from ..images import ImageSource, LabeledImages, Normalization
+from ..images import ImageSource, LabeledImages, Normalization, check_no_transforms, class_names_of
 from ..networks import NETWORKS, create_network
 from ..recipes import Recipe, accuracy, train_classifier
 from .results import SeedResult
@@ -37,7 +37,8 @@ def evaluate(
 
     Args:
         train_source: `LabeledImages`, `SyntheticDataset`, or anything torchvision-like (read into memory).
-        test_dataset: real images, torchvision-like or `LabeledImages`; its classes set the number of logits.
+        test_dataset: real images, torchvision-like or `LabeledImages`; its classes set the number of logits. Classes
+            are matched by name, or where those of a set are called 0, 1, ... by number.
         network: a name of `networks.NETWORKS`, or a function from an rng to a fresh network.
         recipe: how to train.
         seeds: each gives other initial weights, another order and other augmentations.
@@ -49,7 +50,8 @@ def evaluate(
         One result a seed, in the order of `seeds`; the accuracy is that after the last update, not the best.
 
     Raises:
-        ValueError: before any training, for an unknown network, no seeds, or sets that do not fit each other.
+        ValueError: before any training, for an unknown network, no seeds, sets that do not fit each other, or a
+            `train_source` with a transform, which is not called.
     """
     if isinstance(network, str) and network not in NETWORKS:
         raise ValueError(f"unknown network {network!r}; expected one of {', '.join(NETWORKS)}")
@@ -57,8 +59,7 @@ def evaluate(
         raise ValueError("seeds is empty; expected at least one seed")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     source = as_source(train_source)
-    test_images = load_images(test_dataset)
-    _check_test_set(source, test_images)
+    test_images = _matched(source, load_images(test_dataset))
     normalization = normalization or measure_normalization(source)
     if isinstance(source, LabeledImages):
         source = source.to(device)
@@ -100,19 +101,28 @@ class _LastLoss:
 
 
 def as_source(dataset: ImageSource | Dataset[Any]) -> ImageSource:
-    """A data set that gives batches of unit images: itself if it does, else its images read into memory."""
-    return dataset if hasattr(dataset, "unit_batch") else load_images(dataset)  # type: ignore[return-value]
+    """A data set that gives batches of unit images: itself if it does, else its images read into memory.
+
+    Raises:
+        ValueError: it has a transform that these batches would not have gone through, or cannot be read.
+    """
+    if not hasattr(dataset, "unit_batch"):
+        return load_images(dataset)
+    check_no_transforms(dataset, "the evaluation")
+    return dataset  # type: ignore[return-value]
 
 
 def measure_normalization(source: ImageSource) -> Normalization:
     """Mean and standard deviation of each channel over the pixels of up to 5,000 images of `source`."""
+    check_no_transforms(source, "the measurement")
     indices = torch.arange(0, len(source), max(1, len(source) // MEASURED_IMAGES))[:MEASURED_IMAGES]
     unit, _ = source.unit_batch(indices, 0)
     std, mean = torch.std_mean(unit, dim=(0, 2, 3))
     return Normalization(tuple(mean.tolist()), tuple(std.clamp(min=1e-3).tolist()))
 
 
-def _check_test_set(source: ImageSource, test_images: LabeledImages) -> None:
+def _matched(source: ImageSource, test_images: LabeledImages) -> LabeledImages:
+    """The test images, with the labels that their classes have in the training set."""
     if len(source) == 0:
         raise ValueError("the training set has no images; expected at least one")
     unit, _ = source.unit_batch(torch.zeros(1, dtype=torch.int64), 0)
@@ -121,9 +131,20 @@ def _check_test_set(source: ImageSource, test_images: LabeledImages) -> None:
             f"training images have shape {tuple(unit.shape[1:])} and test images {test_images.image_shape}; "
             "expected one shape"
         )
-    names = getattr(source, "classes", None)
-    if names is not None and len(names) > test_images.num_classes:
+    names = class_names_of(source)
+    if names is None:
+        return test_images
+    have_names = not (_are_numbers(names) or _are_numbers(test_images.class_names))
+    if have_names or sorted(names) == sorted(test_images.class_names):
+        return test_images.in_order_of(names)
+    if len(names) > test_images.num_classes:  # classes without names are compared by their numbers
         raise ValueError(
             f"the training set has {len(names)} classes and the test set {test_images.num_classes}; "
             "expected the same classes in the same order"
         )
+    return test_images
+
+
+def _are_numbers(names: tuple[str, ...]) -> bool:
+    """Whether classes without names are called so."""
+    return names == tuple(map(str, range(len(names))))

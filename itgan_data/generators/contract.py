@@ -25,6 +25,8 @@ class ImageGenerator(nn.Module):
     latent_dim: int
     num_classes: int
     image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...] | None
+    """Of one that was read from a file with them, else None or missing."""
 
 
 def as_generator(module: nn.Module) -> ImageGenerator:

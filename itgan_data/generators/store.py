@@ -3,7 +3,7 @@
 import copy
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..config import from_json
+from ..images import to_class_names
 from ..storage.files import (
     TensorInfo,
     check_sha256,
@@ -32,6 +33,8 @@ from .trusted import Trust
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "generator.safetensors"
 WEIGHTS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+UNKNOWN_DATASET = "unknown"
+"""What a bundle's `dataset` is where latents were imported with labels alone: its class names are numbers only."""
 _SAME = 1e-3  # of signed images; rounding changes them by less
 
 
@@ -92,7 +95,19 @@ def read_generator(folder: Path, config: Mapping[str, Any], *, trust: Trust = ()
     generator = _outline(config["generator"], trust)
     check_sha256(folder / WEIGHTS_FILE, config.get("sha256"))
     _check_shapes(generator, read_header(folder / WEIGHTS_FILE))
-    return build_generator(config["generator"], load_tensors(folder / WEIGHTS_FILE), trust=trust)
+    names = _class_names(config, generator.num_classes)
+    generator = build_generator(config["generator"], load_tensors(folder / WEIGHTS_FILE), trust=trust)
+    generator.class_names = names
+    return generator
+
+
+def _class_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...] | None:
+    """The names of the classes that it was trained on, where they are known."""
+    if (names := config.get("class_names")) is None or config.get("dataset") == UNKNOWN_DATASET:
+        return None
+    if len(found := to_class_names(names)) != num_classes:
+        raise ValueError(f"class_names must name the generator's {num_classes} classes, got {len(found)}")
+    return found
 
 
 def _outline(description: object, trust: Trust) -> ImageGenerator:
@@ -135,8 +150,14 @@ def save_weights(path: Path, generator: nn.Module, *, dtype: torch.dtype) -> Non
     save_tensors(path, {k: v.to(dtype if v.is_floating_point() else v.dtype, copy=True) for k, v in tensors.items()})
 
 
-def save_generator(folder: str | os.PathLike[str], generator: nn.Module, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write `generator.safetensors`, then `config.json` with its description and checksum.
+def save_generator(
+    folder: str | os.PathLike[str],
+    generator: nn.Module,
+    *,
+    dtype: torch.dtype = torch.float32,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Write `generator.safetensors`, then `config.json` with its description, checksum and class names if known.
 
     Raises:
         ValueError: as of `describe_generator`, or the folder is a bundle, whose latents would be left without theirs.
@@ -146,7 +167,9 @@ def save_generator(folder: str | os.PathLike[str], generator: nn.Module, *, dtyp
         raise ValueError(f"{folder} holds a bundle, whose latents need the generator in it; choose another folder")
     save_weights(folder / WEIGHTS_FILE, generator, dtype=dtype)
     checksum = {WEIGHTS_FILE: sha256_of(folder / WEIGHTS_FILE)}
-    write_json(folder / CONFIG_FILE, {"generator": description, "sha256": checksum})
+    names = class_names or getattr(generator, "class_names", None)
+    known = {} if names is None else {"class_names": list(to_class_names(names))}
+    write_json(folder / CONFIG_FILE, {"generator": description, **known, "sha256": checksum})
 
 
 def load_generator(path: str | os.PathLike[str], *, trust: Trust = ()) -> ImageGenerator:

@@ -138,7 +138,8 @@ class GeneratorTrainer:
         self.save_samples()
         result = self._result(stop)
         if self.ranks.leads:
-            save_generator(self.workdir / "generator", fold(result))
+            names = self.batches.real_images.class_names
+            save_generator(self.workdir / "generator", fold(result), class_names=names)
         return result
 
     def _train(self, time_limit: TimeLimit, interrupted: Callable[[], bool]) -> _Stop:

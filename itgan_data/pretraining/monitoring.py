@@ -81,7 +81,9 @@ class Monitor:
         if distance < min(self.distances.values(), default=math.inf):
             folder, results = self.workdir / "checkpoint-best", {"frechet_distance": distance, **self._kind}
             save_checkpoint(folder, average.state_dict(), step=step, config=self.work, results=results)
-            save_generator(self.workdir / "generator-best", fold(average))
+            save_generator(
+                self.workdir / "generator-best", fold(average), class_names=self.batches.real_images.class_names
+            )
         self.log.write(step, frechet_distance=distance, **self._kind)
         self.distances[step] = distance
         logger.info("step %d: Fréchet distance %.4g in the features of %s", step, distance, self.network.name)

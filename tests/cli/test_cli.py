@@ -404,7 +404,7 @@ ERRORS: dict[str, Callable[[Path], tuple[str | Path, ...]]] = {
     ),
     "holds no log": lambda folder: ("preview", folder, "--kind", "curves", "--out", folder / "curves.png"),
     "exists already": lambda folder: ("pull", "org/name", "--out", folder),
-    "and the bundle 2, ['cat', 'dog']": lambda folder: (
+    "expected 2, ['cat', 'dog']": lambda folder: (
         "evaluate",
         write_bundle(folder / "bundle", ["cat", "dog"]),
         "--data",

@@ -584,6 +584,19 @@ class TestBadInput:
         with pytest.raises(ValueError, match="the data set has 4 classes and the generator 3; use a generator"):
             make_condenser(tiny_generator, more, tmp_path)
 
+    def test_other_names_than_the_generators_classes_have(
+        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
+    ) -> None:
+        tiny_generator.class_names = ("blue", "red", "green")
+        condenser = make_condenser(tiny_generator, tiny_images, tmp_path)
+        real = condenser.real_images
+        assert real.class_names == tiny_generator.class_names
+        assert [real.classes[label] for label in real.targets] == [tiny_images.classes[x] for x in tiny_images.targets]
+        for names in (("cat", "dog", "owl"), ("0", "1", "2"), ("red", "green", "grey")):
+            other = LabeledImages(tiny_images.images, tiny_images.labels, names)
+            with pytest.raises(ValueError, match=f"'{names[0]}'.* expected 3, .'blue', 'red', 'green'"):
+                make_condenser(tiny_generator, other, tmp_path)
+
     @pytest.mark.parametrize(
         ("factor", "message"),
         [(0.0, "makes the same image whatever its latents are"), (torch.nan, "makes images with NaN or infinity")],

@@ -5,12 +5,26 @@ from typing import Any
 import pytest
 import torch
 
+from itgan_data.data.dataset import SyntheticDataset
+from itgan_data.datasets import CIFAR10
+from itgan_data.draws import make_rng
 from itgan_data.evaluation.protocol import evaluate, measure_normalization
 from itgan_data.evaluation.results import Results, RowKey, SeedResult, environment, summarize
 from itgan_data.images import LabeledImages
+from itgan_data.latents.stored import LatentSet
 from itgan_data.networks import Classifier, create_network
-from itgan_data.recipes import Recipe
+from itgan_data.recipes import Recipe, accuracy
 from itgan_data.storage.files import read_json
+
+
+class FrozenDots(torch.nn.Module):
+    """A generator of 16 px images, all grey."""
+
+    latent_dim, num_classes, image_shape = 1, 2, (3, 16, 16)
+
+    def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return latents.view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+
 
 RECIPE = Recipe(steps=10, batch_size=8, lr=0.02)
 KEY = RowKey(num_images=500, num_bytes=1_234_567, content="lossless WebP")
@@ -71,13 +85,57 @@ def test_sets_that_do_not_fit_are_refused_before_training(bright_and_dark: Label
     larger = LabeledImages(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4) % 2, ("dark", "bright"))
     more = LabeledImages(bright_and_dark.images, bright_and_dark.labels, ("dark", "bright", "between"))
     empty = bright_and_dark.select(torch.arange(0))
-    for source, message in ((larger, "expected one shape"), (more, "3 classes"), (empty, "has no images")):
+    for source, message in ((larger, "expected one shape"), (more, "expected 3"), (empty, "has no images")):
         with pytest.raises(ValueError, match=message):
             evaluate(source, bright_and_dark, small_network, RECIPE, seeds=[0])
     with pytest.raises(ValueError, match="unknown network 'lenet'; expected one of convnet"):
         evaluate(bright_and_dark, bright_and_dark, "lenet", RECIPE, seeds=[0])
     with pytest.raises(ValueError, match="seeds is empty"):
         evaluate(bright_and_dark, bright_and_dark, small_network, RECIPE, seeds=[])
+
+
+class TestWhichClassIsWhich:
+    def test_the_same_names_in_another_order_are_the_same_classes(self, bright_and_dark: LabeledImages) -> None:
+        reversed_names = bright_and_dark.in_order_of(("bright", "dark"))
+        assert evaluate(bright_and_dark, reversed_names, small_network, RECIPE, seeds=[3])[0].accuracy == 1
+        assert evaluate(reversed_names, bright_and_dark, small_network, RECIPE, seeds=[3])[0].accuracy == 1
+
+    def test_numbers_in_another_order_are_the_same_classes(self) -> None:
+        levels = torch.arange(24).repeat_interleave(4) % 12
+        pixels = (levels * 20).view(-1, 1, 1, 1).expand(-1, 3, 16, 16).to(torch.uint8)
+        numbered = LabeledImages(pixels, levels, [str(label) for label in range(12)])
+        as_text = numbered.in_order_of(sorted(numbered.class_names))  # 0, 1, 10, 11, 2, ...
+        assert not torch.equal(as_text.labels, numbered.labels)
+
+        def twelve(rng: torch.Generator) -> Classifier:
+            return create_network("convnet", 12, image_shape=(3, 16, 16), width=8, depth=2, rng=rng)
+
+        same, other = (evaluate(numbered, test, twelve, RECIPE, seeds=[3])[0] for test in (numbered, as_text))
+        assert same.accuracy == other.accuracy
+
+    def test_classes_without_names_are_compared_by_number(self, bright_and_dark: LabeledImages) -> None:
+        unnamed = LabeledImages(bright_and_dark.images, bright_and_dark.labels, ("0", "1"))
+        assert evaluate(unnamed, bright_and_dark, small_network, RECIPE, seeds=[3])[0].accuracy == 1
+        assert evaluate(bright_and_dark, unnamed, small_network, RECIPE, seeds=[3])[0].accuracy == 1
+
+    def test_other_names_are_refused_with_both_shown(self, bright_and_dark: LabeledImages) -> None:
+        other = LabeledImages(bright_and_dark.images, bright_and_dark.labels, ("cat", "dog"))
+        with pytest.raises(ValueError, match=r"\['cat', 'dog'\], expected 2, \['dark', 'bright'\]"):
+            evaluate(bright_and_dark, other, small_network, RECIPE, seeds=[0])
+
+
+def test_transforms_that_would_be_skipped_are_refused(bright_and_dark: LabeledImages) -> None:
+    generator = FrozenDots()
+    latents = LatentSet(torch.zeros(4, 1), torch.arange(4) % 2)
+    for name in ("transform", "target_transform", "batch_transform"):
+        dataset = SyntheticDataset(generator, latents, **{name: lambda x: x})
+        for skipping in (
+            lambda: evaluate(dataset, bright_and_dark, small_network, RECIPE, seeds=[0]),  # noqa: B023
+            lambda: measure_normalization(dataset),  # noqa: B023
+            lambda: accuracy(small_network(make_rng(0)), dataset, CIFAR10.normalization),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match=f"does not call {name}; set it to None"):
+                skipping()
 
 
 def test_a_summary_has_a_spread_from_two_seeds_on() -> None:

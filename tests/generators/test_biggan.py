@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from itgan_data.bundle.writing import load_bundle, save_bundle
+from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.generators.biggan import BigGAN, BigGANConfig, SelfAttention
 from itgan_data.generators.frozen import FrozenBigGAN, fold
 from itgan_data.generators.frozen_layers import NearestConv2d
@@ -27,7 +28,7 @@ from itgan_data.generators.store import (
     save_generator,
 )
 from itgan_data.latents.stored import LatentSet
-from itgan_data.storage.files import load_tensors, save_tensors, sha256_of
+from itgan_data.storage.files import load_tensors, read_json, save_tensors, sha256_of, write_json
 
 CONFIG = BigGANConfig(num_classes=3, latent_dim=9, channels=(12, 16, 8))
 CONDITIONS = {"tables": {}, "shared": {"shared_dim": 5}, "hierarchical": {"shared_dim": 5, "hierarchical": True}}
@@ -319,6 +320,20 @@ class TestSaveAndLoad:
         images = load_generator(folder)(make_latents(), LABELS)
         assert images.dtype == torch.float32
         torch.testing.assert_close(images, frozen(make_latents(), LABELS), rtol=0, atol=0.02)
+
+    def test_class_names_are_kept_and_must_be_as_many_as_the_classes(self, folder: Path, frozen: FrozenBigGAN) -> None:
+        assert load_generator(folder).class_names is None
+        names = tuple(f"class {label}" for label in range(frozen.num_classes))
+        save_generator(folder, frozen, class_names=names)
+        loaded = load_generator(folder)
+        assert loaded.class_names == names
+        save_generator(folder, loaded)  # which knows them
+        assert load_generator(folder).class_names == names
+        assert SyntheticDataset(loaded, LatentSet(make_latents(), LABELS)).classes == list(names)
+        for wrong in (["a"], "ab", [None] * frozen.num_classes):
+            write_json(folder / CONFIG_FILE, {**read_json(folder / CONFIG_FILE), "class_names": wrong})
+            with pytest.raises(ValueError, match=r"class.names must"):
+                load_generator(folder)
 
     def test_a_damaged_file_is_refused(self, folder: Path) -> None:
         content = (folder / WEIGHTS_FILE).read_bytes()

@@ -61,8 +61,9 @@ def test_the_sizes_that_are_made_smaller_are_there(shown: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_command_line_is_understood(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in ("photos", "data"):
-        Path(folder).mkdir()
+    for folder in ("photos", "data", "runs/generator"):
+        Path(folder).mkdir(parents=True)
+    Path("G_ema.pth").touch()
     _, name, *arguments = shlex.split(command)
     main.commands[name].make_context(name, arguments)
 

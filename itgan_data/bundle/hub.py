@@ -225,8 +225,10 @@ def _explanation(error: BaseException, endpoint: str, repo_id: str, what: str, n
             return f"{what}: {endpoint} cannot be reached or hung up ({reason}); run again, whole files are kept"
         case OSError(errno=errno.ENOSPC):
             return f"{what}: no space left on the disk for {name}; free some, or set HF_HOME to a folder elsewhere"
+        case PermissionError():
+            return f"{what}: {_first_line(error)}; let HF_HOME be a folder that you may write to"
         case OSError():
-            return f"{what}: {name} did not arrive ({_first_line(error)}); run again, whole files are kept"
+            return f"{what}: {name or 'it'} did not arrive ({_first_line(error)}); run again, whole files are kept"
         case KeyError():
             return f"{what}: {endpoint} does not answer as a Hub does, its answer has no {error}"
         case _:

@@ -21,7 +21,7 @@ from ..generators.store import CONFIG_FILE, WEIGHTS_FILE, describe_generator, sa
 from ..generators.trusted import Trust
 from ..images import image_grid, signed_to_unit
 from ..latents.stored import LatentSet
-from ..storage.files import sha256_of, write_json
+from ..storage.files import check_writable, sha256_of, write_json
 from . import hub
 from .card import card
 from .config import FORMAT, FORMAT_VERSION, LATENTS_FILE, check_values
@@ -82,7 +82,7 @@ def save_bundle(
     check_values(config)
     check_agreement(config, generator, latents)
     latents = latents.shuffled() if latents.in_class_order else latents
-    _check_replaceable(folder)
+    check_replaceable(folder)
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
     temporary.mkdir(parents=True)
@@ -160,12 +160,16 @@ def push_bundle(
     )
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Replacing removes what is there, so it must be a bundle or nothing."""
+def check_replaceable(folder: Path) -> None:
+    """Know before long work that a bundle can be written to `folder`.
+
+    Raises:
+        ValueError: it cannot be written, or holds something else than a bundle, which would be removed.
+    """
+    check_writable(folder, folder=True)
+    check_writable(folder.resolve().with_name(f".{folder.resolve().name}.new"), folder=True)
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file; expected a folder")
     ours = {CONFIG_FILE, CARD_FILE, PREVIEW_FILE}
     names = sorted(entry.name for entry in folder.iterdir())
     if foreign := [name for name in names if name not in ours and not _TENSOR_FILE.fullmatch(name)]:

@@ -36,7 +36,18 @@ from ..pretraining.gan import GeneratorTrainer
 from ..running.shards import Shard, Team
 from ..running.stopping import OutOfTimeError, TimeLimit
 from ..storage.files import read_json
-from .options import PATH, data_option, flips_of, flips_option, given, inception_option, long_work, trust_option
+from .options import (
+    FILE,
+    FOLDER,
+    data_option,
+    flips_of,
+    flips_option,
+    given,
+    inception_option,
+    long_work,
+    out_option,
+    trust_option,
+)
 from .running import LongCommand, leads, process_group
 
 PRESETS = {"digits": presets.digits, "small": presets.small, "paper": presets.paper}
@@ -54,9 +65,9 @@ MONITOR = PoolConfig(num_networks=1, steps=800, snapshots=1)
 
 @click.command(cls=LongCommand)
 @data_option("Real images to imitate")
-@click.option("--out", required=True, type=PATH, help="Where checkpoints, samples and the generator go.")
+@out_option("Where checkpoints, samples and the generator go.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True)
-@click.option("--config", "file", type=PATH, help="JSON with fields of GeneratorTrainerConfig, in place of a preset.")
+@click.option("--config", "file", type=FILE, help="JSON with fields of GeneratorTrainerConfig, in place of a preset.")
 @flips_option
 @click.option(
     "--monitor",
@@ -104,11 +115,11 @@ def pretrain(
 
 @click.command(cls=LongCommand)
 @data_option("Real images to condense")
-@click.option("--generator", type=PATH, help="What `pretrain` wrote, or a bundle; not for dm, dc and dsa.")
-@click.option("--out", required=True, type=PATH, help="The bundle's folder.")
-@click.option("--workdir", type=PATH, help="Where checkpoints go; by default beside --out, with -work added.")
+@click.option("--generator", type=FOLDER, help="What `pretrain` wrote, or a bundle; not for dm, dc and dsa.")
+@out_option("The bundle's folder.", bundle=True)
+@out_option("Where checkpoints go; by default beside --out, with -work added.", "--workdir", required=False)
 @click.option("--method", type=click.Choice(list(METHODS)), default="it-gan", show_default=True)
-@click.option("--config", "file", type=PATH, help="JSON with fields of CondenserConfig, in place of the method's.")
+@click.option("--config", "file", type=FILE, help="JSON with fields of CondenserConfig, in place of the method's.")
 @click.option("--images-per-class", type=click.IntRange(1), help="Latents a class; by default the method's.")
 @click.option("--group-size", type=click.IntRange(1), help="Latents a class that are learned together.")
 @click.option("--regularizer-weight", type=float, help="lambda, in [0, 1].")
@@ -153,7 +164,7 @@ def condense(
     if not flips_of(flips, data):
         config = replace(config, strategy=without_flip(config.strategy), pool=replace(config.pool, flips=False))
     chosen = _generator(generator, method, real, config, trust)
-    condenser = Condenser(chosen, real, config, workdir=workdir or out.with_name(f"{out.name}-work"), device=device)
+    condenser = Condenser(chosen, real, config, workdir=workdir or _beside(out), device=device)
     latents = _latents(condenser, stage, shard, max_minutes)
     if latents is None or not leads():
         return  # another job or rank writes the bundle
@@ -165,11 +176,11 @@ def condense(
 
 
 @click.command("import")
-@click.argument("checkpoint", type=PATH)
-@click.option("--latents", type=PATH, help="Latents released with it (`z_eff_all` or `z_inverse_all`).")
+@click.argument("checkpoint", type=FILE)
+@click.option("--latents", type=FILE, help="Latents released with it (`z_eff_all` or `z_inverse_all`).")
 @data_option("What the latents stand for, in its order", required=False)
-@click.option("--labels", "label_file", type=PATH, help="In place of --data: a text file of labels, one a line.")
-@click.option("--out", required=True, type=PATH, help="A bundle's folder; without --latents, a generator's.")
+@click.option("--labels", "label_file", type=FILE, help="In place of --data: a text file of labels, one a line.")
+@out_option("A bundle's folder; without --latents, a generator's.")
 def import_command(
     checkpoint: Path, latents: Path | None, data: str | None, label_file: Path | None, out: Path
 ) -> None:
@@ -222,6 +233,10 @@ def _train_monitor(
     pool.load_best()
     name = f"{config.network} of {100 * max(pool.accuracies):.1f}%"
     return Judge(name=name, network=pool.network, normalization=normalization).features
+
+
+def _beside(out: Path) -> Path:
+    return out.resolve().with_name(f"{out.resolve().name}-work")
 
 
 def _describe(

@@ -3,7 +3,8 @@
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import torch
 from torch import nn
 
 from ..bundle.reading import packaged_bundle
+from ..bundle.writing import check_replaceable
 from ..datasets import DATASETS, SPECS, parse_spec
+from ..storage.files import check_writable
 from .running import device_of_rank
 
 PATH = click.Path(path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 def _usable_device(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
@@ -58,11 +63,32 @@ def data_option(text: str, *, required: bool = True) -> Callable[[Any], Any]:
 
 
 def _known(spec: str) -> str:
-    try:
+    with _wrong_use():
         parse_spec(spec)
+    return spec
+
+
+def out_option(
+    text: str, name: str = "--out", *, folder: bool = True, bundle: bool = False, required: bool = True
+) -> Callable[[Any], Any]:
+    """Where a command writes a file, a folder or a bundle, which is checked before any work."""
+
+    def check(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+        if path is not None:
+            with _wrong_use():
+                check_replaceable(path) if bundle else check_writable(path, folder=folder)
+        return path
+
+    return click.option(name, required=required, type=PATH, callback=check, help=text)
+
+
+@contextmanager
+def _wrong_use() -> Iterator[None]:
+    """What is refused in it ends with exit code 2."""
+    try:
+        yield
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    return spec
 
 
 def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -91,7 +117,7 @@ device_option = click.option(
 inception_option = click.option(
     "--inception",
     "weights",
-    type=PATH,
+    type=FILE,
     metavar="FILE",
     help="Compare features of Inception v3, for the usual FID; its weights as torch-fidelity publishes them.",
 )

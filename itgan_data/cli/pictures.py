@@ -11,13 +11,13 @@ from ..data.dataset import SyntheticDataset
 from ..datasets import load_images
 from ..evaluation.curves import read_curves
 from ..evaluation.metrics import WEIGHT_METHODS, WeightMethod, nearest_neighbors, sample_weights
-from ..evaluation.plots import plot_features, plot_neighbors, plot_preview, plot_training, plot_weights
+from ..evaluation.plots import MIN_POINTS, plot_features, plot_neighbors, plot_preview, plot_training, plot_weights
 from ..evaluation.quality import equal_shares
 from ..generators.trusted import Trust
 from ..images import LabeledImages
 from ..latents.stored import LatentSet
 from .comparing import Comparison, comparison_options, find_extra
-from .options import PATH, data_option, source_argument, trust_option
+from .options import data_option, out_option, source_argument, trust_option
 
 WITHOUT_DATA = ("grid", "curves")
 WITH_DATA = ("pairs", "neighbors", "features", "weights")
@@ -25,7 +25,7 @@ WITH_DATA = ("pairs", "neighbors", "features", "weights")
 
 @click.command()
 @source_argument
-@click.option("--out", required=True, type=PATH, help="The PNG file.")
+@out_option("The PNG file.", folder=False)
 @click.option(
     "--kind", type=click.Choice([*WITHOUT_DATA, *WITH_DATA]), help="By default grid, or pairs where --data is given."
 )
@@ -65,6 +65,8 @@ def preview(
     curves     losses, and distances where they were measured; SOURCE is the --out of `pretrain` or the work folder
                of `condense`
     """
+    if out.suffix != ".png":
+        raise click.BadParameter(f"expected a file name that ends in .png, got {out}", param_hint="--out")
     kind = kind or ("grid" if data is None else "pairs")
     if (kind in WITH_DATA) != (data is not None):
         raise click.UsageError(f"{kind} {'needs' if data is None else 'takes no'} --data")
@@ -142,6 +144,8 @@ def _draw_weights(out: Path, bundle: Bundle, comparison: Comparison, class_name:
     images = load_images(comparison.synthetic_images(bundle, bundle.latents.select(bundle.latents.labels == label)))
     shown = equal_shares(real, comparison.count(real.labels))
     shown = shown.select(shown.labels == label)
+    if len(shown) < MIN_POINTS:
+        raise ValueError(f"a map of {class_name} needs at least {MIN_POINTS} real images of it, got {len(shown)}")
     network = comparison.features(bundle, real)
     features = network.features(shown.images)
     weights = sample_weights(features, shown.labels, network.features(images.images), images.labels, method=weighting)

@@ -24,7 +24,8 @@ class OneLineErrors(click.Group):
         except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
             if ctx.params["debug"] or isinstance(error, (click.Abort, click.exceptions.Exit)):  # click's RuntimeErrors
                 raise
-            message = " ".join(str(error).split()) or type(error).__name__
+            text = str(error).encode("utf-8", "backslashreplace").decode()  # a path may not be UTF-8
+            message = " ".join(text.split()) or type(error).__name__
             raise click.ClickException(message) from error
 
 

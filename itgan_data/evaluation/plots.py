@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 150
+MIN_POINTS = 4
+"""Of a t-SNE map."""
 _PADDING = 2  # px between the images of a grid
 _MARKS = "o^sDvP*X<>"  # another one for every ten classes, as colours repeat then
 _MAX_LEGEND = 20  # more curves than that are not told apart by colour anyway
@@ -196,7 +198,7 @@ def plot_features(
         real_labels, synthetic_labels: int64, indices into `class_names`.
         class_names: the legend.
         network: whose features they are.
-        perplexity: about how many neighbours a point keeps close; less than the number of points.
+        perplexity: about how many neighbours a point keeps close; of few points at most a third.
         seed: of the embedding.
 
     Raises:
@@ -274,13 +276,15 @@ def _tsne(features: torch.Tensor, perplexity: float, seed: int) -> npt.NDArray[A
     """Places in the plane, `[N, 2]`."""
     if features.ndim != 2 or not features.isfinite().all():
         raise ValueError(f"features must be [N, d] and finite, got {tuple(features.shape)}")
-    if not 0 < perplexity < len(features):
-        raise ValueError(f"perplexity must be positive and less than the {len(features)} points, got {perplexity}")
+    if len(features) < MIN_POINTS or not perplexity > 0:
+        raise ValueError(
+            f"a t-SNE map needs at least {MIN_POINTS} points and a positive perplexity, got {len(features)} points and "
+            f"{perplexity}"
+        )
     with needs_extra("plots"):
         from sklearn.manifold import TSNE
-    places: npt.NDArray[Any] = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(
-        features.float().cpu().numpy()
-    )
+    embedding = TSNE(perplexity=min(perplexity, (len(features) - 1) / 3), init="pca", random_state=seed)
+    places: npt.NDArray[Any] = embedding.fit_transform(features.float().cpu().numpy())
     return places
 
 

@@ -62,7 +62,7 @@ def find_trusted(architecture: str, trust: Trust) -> type[nn.Module]:
         passed = f" (trusted so far: {', '.join(trusted)})" if trusted else ""
         raise ValueError(
             f"the generator is a {architecture}, which is not of this package{passed}; if you have read its code, "
-            "import that class and pass it as trust="
+            "import that class and pass it as `trust`, on the command line with --trust MODULE:CLASS"
         )
     return trusted[architecture]
 

@@ -1,10 +1,10 @@
 """Read the latents that other implementations released."""
 
 import os
-from pathlib import Path
 
 import torch
 
+from ..storage.files import read_text
 from ..storage.torch_files import read_torch_file
 from .stored import LatentSet
 
@@ -51,6 +51,8 @@ def import_latents(path: str | os.PathLike[str], labels: torch.Tensor) -> Latent
 def read_labels(path: str | os.PathLike[str]) -> torch.Tensor:
     """Read labels for `import_latents` from a text file: one number a line, in torchvision's train order.
 
+    A byte-order mark and empty lines at the end are passed over.
+
     Returns:
         int64 `[N]`.
 
@@ -59,7 +61,7 @@ def read_labels(path: str | os.PathLike[str]) -> torch.Tensor:
         ValueError: the file is not text, or a line holds something else.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).rstrip().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file; expected one label a line, such as 6") from error
     for number, line in enumerate(lines, start=1):

@@ -95,7 +95,7 @@ class GeneratorTrainer:
         if real_images.num_classes != config.generator.num_classes:
             raise ValueError(
                 f"the data set has {real_images.num_classes} classes and the generator is configured for "
-                f"{config.generator.num_classes}; set num_classes={real_images.num_classes}"
+                f"{config.generator.num_classes}; let its num_classes be {real_images.num_classes}"
             )
         self.ranks = Ranks(self.device)
         self._parts = self.ranks.parts(config.batch_size, config.micro_batches)

@@ -3,6 +3,7 @@
 What is read may come from anyone: it is checked against limits before it takes memory, and refused with a ValueError.
 """
 
+import codecs
 import hashlib
 import json
 import math
@@ -42,6 +43,29 @@ class TensorInfo(NamedTuple):
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+
+
+def check_writable(path: str | os.PathLike[str], *, folder: bool) -> None:
+    """Know before long work that its results can be written: try it at the nearest folder that exists.
+
+    Args:
+        path: where a file will be, or a folder.
+        folder: which of both.
+
+    Raises:
+        ValueError: something else is there, or nothing can be written.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and path.is_dir() != folder:
+            raise ValueError(f"{path} is a {'file; expected a folder' if folder else 'folder; expected a file'}")
+        places = (path, *path.absolute().parents) if folder else path.absolute().parents
+        nearest = next(place for place in places if place.exists())
+        # A name like those of temporary files beside it, as a longer one may be too long.
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}." if nearest != path else None, dir=nearest):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); choose another place") from error
 
 
 @contextmanager
@@ -104,12 +128,24 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if (size := path.stat().st_size) > MAX_JSON_BYTES:
         raise ValueError(f"{path} has {size} bytes of JSON, expected at most {MAX_JSON_BYTES}")
     try:
-        content = _parse_json(path.read_bytes())
+        content = _parse_json(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); it is damaged, get it again") from error
+        raise ValueError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file in UTF-8, with a byte-order mark or without, or in UTF-16 with one, as Windows writes them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not text.
+    """
+    content = Path(path).read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf16 else "utf-8-sig")
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
@@ -174,7 +210,7 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
         length = int.from_bytes(file.read(8), "little")
         if length > min(MAX_JSON_BYTES, size - 8):
             raise ValueError(f"a header of {length} bytes in a file of {size}")
-        header = _parse_json(file.read(length))
+        header = _parse_json(file.read(length).decode("utf-8"))
     if not isinstance(header, dict):
         raise ValueError(f"the header is a {type(header).__name__}")
     header.pop("__metadata__", None)
@@ -200,10 +236,10 @@ def _tensor_info(name: str, entry: object) -> TensorInfo:
     raise ValueError(f"the header's entry {name[:80]!r} is not that of a tensor")
 
 
-def _parse_json(text: bytes) -> Any:
+def _parse_json(text: str) -> Any:
     """JSON of which every reader has the same understanding."""
     return json.loads(
-        text.decode("utf-8"),
+        text,
         object_pairs_hook=_distinct_keys,
         parse_int=_parse_integer,
         parse_float=_parse_float,

@@ -140,7 +140,7 @@ class TestConfiguration:
             ("0.5", "9" * 5000, "an integer of 5000 digits"),
             ("0.5", "[" * 5000 + "]" * 5000, "not valid JSON"),
             ("0.5", "\ud800", "not valid JSON"),
-            ("{", "\ufeff{", "not valid JSON"),
+            ("{", "{\ufeff", "not valid JSON"),
         ],
     )
     def test_json_that_readers_understand_in_different_ways_is_refused(

@@ -397,7 +397,6 @@ def test_what_cannot_be_trusted_is_wrong_use(name: str) -> None:
 ERRORS: dict[str, Callable[[Path], tuple[str | Path, ...]]] = {
     "is not in": lambda folder: ("pretrain", "--data", f"svhn:{folder}", "--out", folder / "out"),
     "there is no bundle": lambda folder: ("evaluate", folder / "none", "--data", "digits"),
-    "No such file": lambda folder: ("import", folder / "none.pth", "--out", folder / "out"),
     "unexpected keyword argument 'stepz'": lambda folder: (
         *("pretrain", "--data", "digits", "--out", folder / "out"),
         *("--config", config_file(folder, "config.json", {"stepz": 1})),
@@ -460,11 +459,49 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         ("pretrain", "--data", "minst", "--out", "x"),
         ("condense", "--data", "imagefolder:nowhere", "--out", "x", "--method", "dm"),
         ("evaluate", "--data", "cifar10:nowhere"),
+        ("import", "none.pth", "--out", "x"),
         ("nothing",),
     ],
 )
 def test_wrong_use_ends_with_two(arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+WRITERS = {
+    "pretrain": ("pretrain", "--data", "digits"),
+    "condense": ("condense", "--data", "digits", "--method", "dm"),
+    "import": ("import", __file__),
+    "preview": ("preview",),
+}
+
+
+@pytest.mark.parametrize("command", list(WRITERS))
+@pytest.mark.parametrize(
+    ("place", "message"), [("file/below.png", "cannot be written"), ("/proc/x/y.png", "cannot be written")]
+)
+def test_where_nothing_can_be_written_is_said_before_any_work(
+    command: str, place: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("itgan_data.cli.making.load_images")  # no work comes as far as that
+    (tmp_path / "file").touch()
+    result = run(*WRITERS[command], "--out", tmp_path / place)
+    assert (result.exit_code, message in result.stderr) == (2, True)
+
+
+def test_a_folder_of_other_things_is_not_replaced_by_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("itgan_data.cli.making.load_images")
+    (tmp_path / "thesis.tex").touch()
+    for options, message in (
+        (("--out", tmp_path), "holds other files"),
+        (("--out", tmp_path / "new", "--workdir", tmp_path / "thesis.tex"), "is a file; expected a folder"),
+    ):
+        result = run(*WRITERS["condense"], *options)
+        assert (result.exit_code, message in result.stderr) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_picture_is_a_png(tmp_path: Path) -> None:
+    assert "ends in .png" in run("preview", "--out", tmp_path / "grid.jpg").stderr
 
 
 def test_out_of_time_is_a_failure_that_can_be_gone_on_from(generator: Path, tmp_path: Path) -> None:

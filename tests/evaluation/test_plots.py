@@ -109,6 +109,14 @@ def test_a_preview_shows_real_images_below_their_synthetic_ones(tmp_path: Path) 
     assert len(above) == len(below)
 
 
+@pytest.mark.parametrize("count", [4, 5, 31])
+def test_maps_of_few_points_are_drawn(count: int, tmp_path: Path) -> None:
+    plot_weights(tmp_path / "weights.png", FEATURES[:count], FEATURES[:count, 0].abs(), title="", network="")
+    half = (FEATURES[: count // 2], LABELS[: count // 2])
+    plot_features(tmp_path / "features.png", *half, *half, NAMES, network="")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_weights_that_are_all_zero_can_be_drawn(tmp_path: Path) -> None:
     plot_weights(tmp_path / "weights.png", FEATURES, torch.zeros(40), title="", network="", perplexity=5)
     assert (tmp_path / "weights.png").is_file()
@@ -140,8 +148,8 @@ def test_weights_that_are_all_zero_can_be_drawn(tmp_path: Path) -> None:
             "an int64 label for each",
         ),
         (
-            lambda path: plot_weights(path, FEATURES, FEATURES[:, 0], title="", network="", perplexity=40),
-            "less than the 40 points, got 40",
+            lambda path: plot_weights(path, FEATURES[:3], FEATURES[:3, 0], title="", network=""),
+            "at least 4 points .*, got 3 points",
         ),
         (lambda path: plot_weights(path, FEATURES, LABELS[1:], title="", network=""), r"weights must be \[40\]"),
         (lambda path: plot_weights(path, FEATURES / 0, LABELS, title="", network=""), "features must be .* finite"),

@@ -7,7 +7,7 @@ import torch
 
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.datasets import CIFAR10
-from itgan_data.draws import make_rng
+from itgan_data.draws import Stream, make_rng
 from itgan_data.evaluation.protocol import evaluate, measure_normalization
 from itgan_data.evaluation.results import Results, RowKey, SeedResult, environment, summarize
 from itgan_data.images import LabeledImages
@@ -132,7 +132,7 @@ def test_transforms_that_would_be_skipped_are_refused(bright_and_dark: LabeledIm
         for skipping in (
             lambda: evaluate(dataset, bright_and_dark, small_network, RECIPE, seeds=[0]),  # noqa: B023
             lambda: measure_normalization(dataset),  # noqa: B023
-            lambda: accuracy(small_network(make_rng(0)), dataset, CIFAR10.normalization),  # noqa: B023
+            lambda: accuracy(small_network(make_rng(0, stream=Stream.CLASSIFIER)), dataset, CIFAR10.normalization),  # noqa: B023
         ):
             with pytest.raises(ValueError, match=f"does not call {name}; set it to None"):
                 skipping()

@@ -83,8 +83,10 @@ def test_other_contents_are_refused_in_one_line(tmp_path: Path, content: object,
 
 
 def test_labels_are_read_from_lines_of_text(tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_text("6\n 9 \n10\r\n0")
-    assert read_labels(tmp_path / "labels.txt").tolist() == [6, 9, 10, 0]
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        for end in ("", "\n", "\r\n\r\n \n"):
+            (tmp_path / "labels.txt").write_text(f"6\n 9 \n10\r\n0{end}", encoding=encoding)
+            assert read_labels(tmp_path / "labels.txt").tolist() == [6, 9, 10, 0]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,7 @@ def test_labels_are_read_from_lines_of_text(tmp_path: Path) -> None:
         (b"6\n\n9\n", "line 2 of .* got ''"),
         (b"frog\n", "line 1 of .* got 'frog'"),
         (b"6.0\n", "line 1 of .* got '6.0'"),
+        (b"6\n\n7\n", "line 2 of .* got ''"),
         (b"9" * 1000, "line 1 of .* got '99999"),
         (b"\x80\x02}q\x00", "is not a text file"),
     ],

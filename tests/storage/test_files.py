@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from itgan_data.storage.files import (
+    check_writable,
     fingerprint,
     load_tensors,
     read_json,
@@ -89,7 +90,40 @@ class TestFingerprint:
         assert fingerprint(odd) == fingerprint({name: tensor.clone() for name, tensor in odd.items()})
 
 
+class TestCheckWritable:
+    @pytest.mark.parametrize("place", ["there", "absent", "absent/deeper/still"])
+    def test_what_can_be_written_leaves_no_trace(self, tmp_path: Path, place: str) -> None:
+        (tmp_path / "there").mkdir()
+        check_writable(tmp_path / place, folder=True)
+        check_writable(tmp_path / place / "new.png", folder=False)
+        assert names_in(tmp_path) == ["there"]
+        assert names_in(tmp_path / "there") == []
+
+    @pytest.mark.parametrize(
+        ("place", "folder", "message"),
+        [
+            ("file", True, "is a file; expected a folder"),
+            ("folder", False, "is a folder; expected a file"),
+            ("file/below", True, r"cannot be written .Not a directory"),
+            ("file/below.png", False, r"cannot be written .Not a directory"),
+            ("/proc/nowhere/out", True, "/proc/nowhere/out cannot be written"),
+            ("x" * 250, True, "File name too long"),
+            ("x" * 300, False, "File name too long"),
+        ],
+    )
+    def test_what_cannot_is_refused(self, tmp_path: Path, place: str, folder: bool, message: str) -> None:
+        (tmp_path / "file").touch()
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(ValueError, match=message):
+            check_writable(tmp_path / place, folder=folder)
+
+
 class TestJson:
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+    def test_byte_order_marks_and_blank_lines_at_the_end_are_passed_over(self, tmp_path: Path, encoding: str) -> None:
+        (tmp_path / "a.json").write_text('{"a": "é"}\n\n', encoding=encoding)
+        assert read_json(tmp_path / "a.json") == {"a": "é"}
+
     def test_round_trips_in_the_order_given(self, tmp_path: Path) -> None:
         content = {"b": [1, 2.5, None], "a": {"ü": True}}
         write_json(tmp_path / "file.json", content)

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 import torch
 from coded import CODECS, LOSSLESS, NO_LIMIT, fill_with_files
-from setting import balanced_order, hold_out, one_line_errors, summary_of, train_and_test
+from setting import balanced_order, hold_out, one_line_errors, stored_results, summary_of, train_and_test
 
 from itgan_data.bundle import Bundle, load_bundle
 from itgan_data.data.dataset import SyntheticDataset
@@ -136,8 +136,9 @@ def add_whole(frontier: Frontier, seed: int) -> None:
     frontier.results.add(WHOLE, key, frontier.run(frontier.train, WHOLE, seed))
 
 
-def table(results: Results) -> str:
+def report(path: Path) -> str:
     """A Markdown table by bytes, with the share of what the whole real set teaches under the same recipe."""
+    results = stored_results(path)
     rows = sorted(results.rows.items(), key=lambda item: item[1]["key"]["num_bytes"])
     whole = results.rows.get(WHOLE, {}).get("summary", {}).get("mean")
     lines = ["| training set | coded as | images | bytes | test accuracy (%) | share of real (%) | seeds |"]
@@ -241,7 +242,7 @@ def main(
                 for row in names:
                     if row != WHOLE:
                         add_coded(frontier, row, size, seed)
-    click.echo(table(results))
+    click.echo(report(out))
     draw(results, out)
 
 

@@ -59,6 +59,7 @@ REPORTS: dict[str, Callable[[Path], str]] = {  # the first pattern that fits a f
     "augmentations.json": augmentations.report,
     "frontier*.json": lambda path: frontier.table(stored_results(path)),
     "condense-speed.json": condense_speed.report,
+    "frontier-*.json": frontier.report,
     "inversion.json": inversion.report,
     "latents-scale.json": latents_scale.report,
     "methods-*.json": methods.report,

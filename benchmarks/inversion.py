@@ -18,7 +18,7 @@ from itgan_data.bundle.writing import load_bundle
 from itgan_data.condense.inversion import InversionConfig, invert, starting_latents
 from itgan_data.condense.pool import EmbeddingPool, PoolConfig, build_pool
 from itgan_data.datasets import CIFAR10, load_images, open_dataset
-from itgan_data.draws import permutation
+from itgan_data.draws import Stream, permutation
 from itgan_data.evaluation.results import environment
 from itgan_data.generators.frozen import FrozenBigGAN
 from itgan_data.images import LabeledImages
@@ -85,7 +85,7 @@ def main(
     real_images = load_images(open_dataset(data, "train"))
     networks = build_pool(real_images, POOL, normalization=CIFAR10.normalization, seed=seed, workdir=pool)
     networks.load_best()
-    chosen = real_images.select(permutation(seed, 0, len(real_images))[:images])
+    chosen = real_images.select(permutation(seed, 0, len(real_images), stream=Stream.SCRIPT)[:images])
     inverter = Inverter(generator, networks, chosen, seed)
     config = InversionConfig(encoder_steps=encoder_steps, steps=steps, batch_size=images)
 

@@ -22,7 +22,7 @@ from setting import readable
 from torch import nn
 
 from itgan_data.data.dataset import SyntheticDataset
-from itgan_data.draws import permutation
+from itgan_data.draws import Stream, permutation
 from itgan_data.evaluation.results import environment
 from itgan_data.latents.stored import LatentSet
 from itgan_data.storage.files import read_json, write_json
@@ -85,7 +85,8 @@ def measure(path: Path, seed: int) -> dict[str, dict[str, float]]:
 
     latents = step("open", lambda: LatentSet.load(path, mmap=True))
     dataset = step("data set", lambda: SyntheticDataset(NoImages(latents.latent_dim), latents, cache=None))
-    first, *others = torch.split(permutation(seed, 0, len(dataset))[: BATCH_SIZE * (1 + MORE_BATCHES)], BATCH_SIZE)
+    order = permutation(seed, 0, len(dataset), stream=Stream.SCRIPT)
+    first, *others = torch.split(order[: BATCH_SIZE * (1 + MORE_BATCHES)], BATCH_SIZE)
     step("batch", lambda: latents.batch(first))
     step("more batches", lambda: read(latents, others))
     step("the same again", lambda: read(latents, others))

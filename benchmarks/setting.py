@@ -21,7 +21,7 @@ from itgan_data.augmentation import DSA, CropFlip, without_flip
 from itgan_data.bundle import Bundle, load_bundle
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.datasets import SPECS, load_images, open_dataset, parse_spec
-from itgan_data.draws import Stream, make_rng
+from itgan_data.draws import Stream, shuffled_classes
 from itgan_data.evaluation.protocol import NetworkFactory, evaluate
 from itgan_data.evaluation.results import Results, SeedResult, Summary, environment, summarize
 from itgan_data.generators.store import WEIGHTS_FILE
@@ -261,11 +261,9 @@ def verdict(better: Summary | None, worse: Summary | None) -> str:
 
 def balanced_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
     """Indices in a random order of which every beginning holds equally many of each class, up to one."""
-    rng = make_rng(seed, stream=Stream.SCRIPT)
-    classes = [(labels == label).nonzero()[:, 0] for label in torch.unique(labels)]
-    shuffled = [indices[torch.randperm(len(indices), generator=rng)] for indices in classes]
-    shortest = min(len(indices) for indices in classes)
-    return torch.stack([indices[:shortest] for indices in shuffled], dim=1).flatten()
+    orders = shuffled_classes(labels, int(labels.max()) + 1, seed, stream=Stream.SCRIPT)
+    shortest = min(map(len, orders))
+    return torch.stack([order[:shortest] for order in orders], dim=1).flatten()
 
 
 def hold_out(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,9 +23,9 @@ from itgan_data import (
     fold,
     open_dataset,
     save_bundle,
+    select_random,
 )
 from itgan_data.datasets import DIGITS, load_images
-from itgan_data.draws import permutation
 from itgan_data.evaluation.results import summarize
 from itgan_data.networks import Classifier, create_network
 from itgan_data.pretraining import presets
@@ -61,7 +61,7 @@ def main(out: Path | None) -> None:
         inverted = LatentSet.load(Path(folder, "condense", "inversion.safetensors"))
     count = len(learned)
     rows = {
-        "random real images": real.select(_random_real(real.labels)),
+        "random real images": real.select(select_random(real, IMAGES_PER_CLASS, seed=0)),
         "fresh GAN samples": SyntheticDataset(generator, RandomLatents(count, generator.latent_dim, 10)),
         "GAN inversion": SyntheticDataset(generator, inverted),
         "IT-GAN": SyntheticDataset(generator, learned),
@@ -86,12 +86,6 @@ def main(out: Path | None) -> None:
         }
         save_bundle(out, generator, learned, config=config)
     print(f"real test accuracy {100 * accuracies['IT-GAN'].mean:.2f}%")
-
-
-def _random_real(labels: torch.Tensor) -> torch.Tensor:
-    """The first images of each class in a random order."""
-    order = permutation(0, 0, len(labels))
-    return torch.cat([order[labels[order] == label][:IMAGES_PER_CLASS] for label in range(10)])
 
 
 def _network(rng: torch.Generator) -> Classifier:

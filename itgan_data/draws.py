@@ -130,6 +130,12 @@ def permutation(seed: int, epoch: int, size: int, *, stream: Stream) -> torch.Te
     return torch.randperm(size, generator=make_rng(seed, epoch, stream=stream))
 
 
+def shuffled_classes(labels: torch.Tensor, num_classes: int, seed: int, *, stream: Stream) -> list[torch.Tensor]:
+    """The indices of each class in `labels`, in a random order: their first k are a random choice of equal shares."""
+    by_class = [(labels.cpu() == label).nonzero()[:, 0] for label in range(num_classes)]
+    return [rows[permutation(seed, label, len(rows), stream=stream)] for label, rows in enumerate(by_class)]
+
+
 def make_seed(seed: int, *keys: int, stream: Stream) -> int:
     """A non-negative 63-bit seed that depends on `seed`, `stream` and all `keys`."""
     return _key(seed, stream, *keys) & (2**63 - 1)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from accelerate.state import AcceleratorState
@@ -26,6 +26,13 @@ from itgan_data.datasets import CIFAR10 as INFO
 from itgan_data.datasets import load_images
 
 OURS, TORCHVISIONS = "from itgan_data import ITGANCIFAR10 as CIFAR10", "from torchvision.datasets import CIFAR10"
+SMALL_GAN = GeneratorTrainerConfig(
+    generator=BigGANConfig(latent_dim=8, channels=(8, 8, 8, 8)),
+    discriminator_channels=8,
+    batch_size=4,
+    steps=2,
+    precision="float32",
+)
 SCRIPTS = ("examples/train_cifar10.py", "examples/train_lightning.py", "examples/train_accelerate.py")
 
 
@@ -136,26 +143,18 @@ def test_the_scripts_differ_in_their_loops_only() -> None:
     assert others == [first, first]
 
 
-def test_a_generator_of_ones_own_is_made_condensed_and_loaded_from_its_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = load_script("examples/bring_your_own.py")
+def make_smaller(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script on digits with sizes of seconds."""
     smaller = {
-        "GAN": GeneratorTrainerConfig(
-            generator=BigGANConfig(latent_dim=8, channels=(8, 8, 8, 8)),
-            discriminator_channels=8,
-            batch_size=4,
-            steps=2,
-            precision="float32",
-        ),
-        "AUTO_ENCODER": SimpleNamespace(**vars(script.AUTO_ENCODER) | {"steps": 2, "batch_size": 4}),
         "CONDENSER": replace(
             script.CONDENSER,
+            images_per_class=2,
             steps=2,
             real_batch_size=4,
             inversion=InversionConfig(encoder_steps=2, encoder_batch_size=4, steps=2),
             pool=PoolConfig(num_networks=1, width=8, steps=2, batch_size=8, snapshots=1),
         ),
+        "IMAGES_PER_CLASS": 2,
         "RECIPE": fast_recipe(2, 8, flip=False),
         "WIDTH": 8,
         "SEEDS": (0,),
@@ -163,6 +162,26 @@ def test_a_generator_of_ones_own_is_made_condensed_and_loaded_from_its_bundle(
     for name, value in smaller.items():
         assert type(getattr(script, name)) is type(value)
         monkeypatch.setattr(script, name, value)
+
+
+def test_digits_go_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script("examples/condense_digits.py")
+    make_smaller(script, monkeypatch)
+    monkeypatch.setattr(script.presets, "digits", lambda: SMALL_GAN)
+    done = CliRunner().invoke(script.main, ["--out", str(tmp_path / "bundle")])
+    assert done.exit_code == 0, done.output
+    assert re.fullmatch(r"real test accuracy \d+\.\d\d%", done.stdout.splitlines()[-1])
+    assert len(load_bundle(tmp_path / "bundle").latents) == 20
+
+
+def test_a_generator_of_ones_own_is_made_condensed_and_loaded_from_its_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load_script("examples/bring_your_own.py")
+    make_smaller(script, monkeypatch)
+    auto_encoder = SimpleNamespace(**vars(script.AUTO_ENCODER) | {"steps": 2, "batch_size": 4})
+    monkeypatch.setattr(script, "GAN", SMALL_GAN)
+    monkeypatch.setattr(script, "AUTO_ENCODER", auto_encoder)
     first, again = (CliRunner().invoke(script.main, ["--workdir", str(tmp_path)]) for _ in range(2))
     assert first.exit_code == 0, first.output
     *rows, seconds, last = first.stdout.splitlines()

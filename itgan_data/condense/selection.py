@@ -46,9 +46,9 @@ def select_random(real_images: LabeledImages, images_per_class: int, *, seed: in
     Raises:
         ValueError: `images_per_class` is not positive, or a class has fewer images.
     """
-    by_class = indices_by_class(real_images, images_per_class)
-    orders = [draws.permutation(seed, label, len(rows), stream=Stream.CORESET) for label, rows in enumerate(by_class)]
-    return torch.cat([rows[order[:images_per_class]] for rows, order in zip(by_class, orders, strict=True)])
+    indices_by_class(real_images, images_per_class)
+    orders = draws.shuffled_classes(real_images.labels, real_images.num_classes, seed, stream=Stream.CORESET)
+    return torch.cat([order[:images_per_class] for order in orders])
 
 
 def select_herding(real_images: LabeledImages, images_per_class: int, *, embeddings: torch.Tensor) -> torch.Tensor:

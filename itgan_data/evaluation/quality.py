@@ -89,9 +89,9 @@ def equal_shares(dataset: Dataset[object], per_class: int, *, seed: int = 0) -> 
         ValueError: a class has fewer.
     """
     source: Any = as_source(dataset)
-    order = draws.permutation(seed, 0, len(source), stream=Stream.EQUAL_SHARES)
-    labels = torch.as_tensor(source.targets)[order]
-    shares = [order[labels == label][:per_class] for label in range(len(source.classes))]
+    labels, num_classes = torch.as_tensor(source.targets), len(source.classes)
+    orders = draws.shuffled_classes(labels, num_classes, seed, stream=Stream.EQUAL_SHARES)
+    shares = [order[:per_class] for order in orders]
     sizes = [len(share) for share in shares]
     if (fewest := min(sizes)) < per_class:
         name = source.classes[sizes.index(fewest)]

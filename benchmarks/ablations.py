@@ -47,7 +47,7 @@ TINY = AblationsScale(
     rates=(0.01, 0.1),
     weights=(0.1,),
 )
-# Two cores, some minutes a cell.
+# Two cores, some minutes per cell.
 CPU = AblationsScale(
     few=40,
     many=40,

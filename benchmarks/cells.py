@@ -25,9 +25,9 @@ class AblationsScale(Scale):
     """How much work a cell is."""
 
     few: int
-    """Latents a class in Tables 4 and 7; 100 in the paper."""
+    """Latents per class in Tables 4 and 7; 100 in the paper."""
     many: int
-    """Latents a class in Tables 5 and 6; 500 in the paper."""
+    """Latents per class in Tables 5 and 6; 500 in the paper."""
     base: CondenserConfig
     """What cells have in common: random networks, all latents together, lambda 0."""
     judging_seeds: int
@@ -184,14 +184,14 @@ class Lab(Record):
         return RowKey(num_images=count, num_bytes=num_bytes, content=f"float32 latents, {generator_checksum(bundle)}")
 
     def _latents(self, config: CondenserConfig) -> LatentSet:
-        """Those of a cell, condensed as far as they are not there yet."""
+        """The latents of a cell, condensed as far as they are not there yet."""
         folder = self.workdir / "cells" / cell_name(config)
         link(folder / "pool", self.pool_folder)
         link(folder / "inversion", self._start(config.images_per_class) / "inversion")
         return self._condense(config, folder)
 
     def _start(self, count: int | None) -> Path:
-        """The workdir of the start of all cells of so many latents a class, made if it is not there yet."""
+        """The workdir of the start of all cells of so many latents per class, made if it is not there yet."""
         folder = self.workdir / f"start-{count}"
         if count not in self.started:
             link(folder / "pool", self.pool_folder)

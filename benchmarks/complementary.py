@@ -206,7 +206,7 @@ class Bench:
         return SyntheticEnsemble(datasets, weights=STAR if "*" in name else None, seed=seed), filters
 
     def generators(self, number: int, name: str) -> list[FrozenBigGAN]:
-        """Those of a row, of one set."""
+        """The generators of a row, of one set."""
         count, way = parts(name)
         row: list[FrozenBigGAN] = []
         for position in range(count):

@@ -84,7 +84,7 @@ class Variant:
     loop: bool = False
     """Over classes, as written from the paper."""
     backward_once: bool = False
-    """In the loop: of the sum over classes, as published, in place of a class at a time."""
+    """In the loop: of the sum over classes, as published, in place of one class at a time."""
 
 
 PLAIN = "loop over classes"

@@ -28,7 +28,7 @@ from itgan_data.latents.stored import LatentSource
 from itgan_data.storage.files import read_json, write_json
 
 POOL = PoolConfig(num_networks=1, steps=1200, precision="bfloat16", compile=True)  # the first network of the release
-MAP_IMAGES = 100  # a class, in the t-SNE map
+MAP_IMAGES = 100  # per class, in the t-SNE map
 
 
 def trained_judge(real: LabeledImages, workdir: Path) -> Judge:
@@ -44,7 +44,7 @@ def trained_judge(real: LabeledImages, workdir: Path) -> Judge:
 @click.option("--bundle", type=click.Path(path_type=Path), default=None, help="By default the one in the package.")
 @click.option("--pool", type=click.Path(path_type=Path), required=True, help="Where embedding networks are kept.")
 @click.option("--inception", "weights", type=click.Path(path_type=Path), default=None, help="Inception's weights.")
-@click.option("--per-class", default=200, show_default=True, help="Images of a class in each set.")
+@click.option("--per-class", default=200, show_default=True, help="Images per class in each set.")
 @click.option("--seed", default=0, show_default=True, help="Of the fresh samples and the choice of images.")
 @click.option("--threads", type=int, default=None, help="CPU threads of PyTorch.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(__file__).parent / "results" / "metrics.json")

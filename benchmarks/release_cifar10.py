@@ -58,7 +58,7 @@ CPU = Preset(
         compile=True,
     ),
 )
-# The paper's size: 256 channels, a latent for each of the 50,000 images, groups of 1,250 a class, a large pool.
+# The paper's size: 256 channels, a latent for each of the 50,000 images, groups of 1,250 per class, a large pool.
 GPU = Preset(
     generator=presets.paper(),
     condenser=CondenserConfig(

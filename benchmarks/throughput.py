@@ -183,7 +183,7 @@ class InMemoryCIFAR10(CIFAR10):
 
 
 def measure_loading(train_set: ITGANCIFAR10, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds a batch of the same images on the CPU, all with the same augmentation but for the floor."""
+    """Milliseconds per batch of the same images on the CPU, all with the same augmentation but for the floor."""
     normalization = CIFAR10_INFO.normalization
     transform = transforms.Compose(
         [
@@ -250,7 +250,7 @@ GENERATION_COLUMNS = {
     "seconds_for_50000": "50,000 images (s)|.0f",
 }
 LOADING_COLUMNS = {
-    "milliseconds": "ms a batch|.2f",
+    "milliseconds": "ms per batch|.2f",
     "times_the_floor": "times the floor|.2f",
     "faster_than_pil": "times as fast as PIL|.1f",
 }

@@ -120,7 +120,7 @@ def test_rows_have_the_count_or_the_bytes_of_the_bundle(bench: Bench) -> None:
     assert rows["dm"]["key"]["num_bytes"] <= budget
 
 
-def test_another_bundle_is_measured_anew(bench: Bench) -> None:
+def test_another_bundle_is_measured_again(bench: Bench) -> None:
     bench.run("--rows", "real-count,it-gan")
     bench.save_bundle(seed=1)
     bench.run("--rows", "real-count,it-gan")

@@ -56,7 +56,7 @@ def run(scripts: tuple[ModuleType, ModuleType], folder: Path) -> Result:
     return CliRunner().invoke(scripts[0].main, arguments)
 
 
-def test_table_3_is_measured_once_and_set_beside_the_paper(
+def test_table_3_is_measured_once_and_compared_with_the_paper(
     scripts: tuple[ModuleType, ModuleType], module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(scripts, tmp_path)

@@ -21,6 +21,7 @@ import complementary
 import condense_speed
 import frontier
 import inversion
+import items
 import latents_scale
 import methods
 import metrics
@@ -61,6 +62,7 @@ REPORTS: dict[str, Callable[[Path], str]] = {  # the first pattern that fits a f
     "condense-speed.json": condense_speed.report,
     "frontier-*.json": frontier.report,
     "inversion.json": inversion.report,
+    "items.json": items.report,
     "latents-scale.json": latents_scale.report,
     "methods-*.json": methods.report,
     "metrics.json": metrics.report,

@@ -177,7 +177,7 @@ def bfloat16_error(train_set: ITGANCIFAR10) -> dict[str, float]:
 class InMemoryCIFAR10(CIFAR10):
     """torchvision's CIFAR10 around given pixels: its own `__getitem__`, without the files."""
 
-    def __init__(self, train_set: ITGANCIFAR10, transform: Callable[[Any], Any]) -> None:
+    def __init__(self, train_set: ITGANCIFAR10, transform: Callable[[Any], Any] | None) -> None:
         VisionDataset.__init__(self, transform=transform)
         self.data, self.targets = train_set.data.copy(), list(train_set.targets)
 

@@ -1,5 +1,6 @@
 """Reading bundles, from a folder or from the Hub, as what they are: data from anyone."""
 
+import logging
 import os
 import re
 import reprlib
@@ -19,6 +20,8 @@ from ..latents.stored import LatentSet, check_fit
 from ..storage.files import MAX_JSON_BYTES
 from . import hub
 from .config import LATENTS_FILE, check_latents, read_config
+
+logger = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
 PREVIEW_FILE = "preview.png"
@@ -69,8 +72,8 @@ def load_bundle(
     values and the range of labels are checked.
 
     Args:
-        source: a folder; or "org/name" or "org/name@revision" on the Hub, if there is no folder of that name. By
-            default the CIFAR-10 bundle that is part of the package.
+        source: a folder; the name of a bundle in the package; or "org/name" or "org/name@revision" on the Hub, if there
+            is no folder of that name. By default the packaged "cifar10".
         revision: a branch, tag or commit id. All files are of the commit that it stands for now; a full commit id
             that was fetched before makes no request. By default the main branch.
         local_files_only: take what was fetched before and make no request; as HF_HUB_OFFLINE=1 does.
@@ -109,7 +112,7 @@ def find_bundle(
             repository["repo_id"], named, token=token, endpoint=endpoint, local_files_only=local_files_only
         )
         return _pull(snapshot)
-    folder = packaged_bundle("cifar10") if source is None else Path(source)
+    folder = packaged_bundle("cifar10") if source is None else _local_folder(source)
     if revision is not None:
         raise ValueError(f"{folder} is a folder, which has no revision {revision!r}; revisions are for org/name")
     return folder
@@ -133,6 +136,19 @@ def describe_bundle(
 def packaged_bundle(name: str) -> Path:
     """Where the package keeps the bundle `name`."""
     return Path(str(resources.files("itgan_data").joinpath("bundles", name)))
+
+
+def _local_folder(source: str | os.PathLike[str]) -> Path:
+    """A folder here, or the packaged bundle of that name; where both are there, it says which one it took."""
+    here = Path(source)
+    if not re.fullmatch(r"[\w-]+", str(source)) or not (packaged := packaged_bundle(str(source))).is_dir():
+        return here
+    taken = here if (here / CONFIG_FILE).is_file() else packaged
+    if here.is_dir():
+        logger.warning(
+            "%s is a folder here and a bundle in the package: took %s; write ./%s for the folder", here, taken, here
+        )
+    return taken
 
 
 def read_bundle(folder: Path, *, trust: Trust = ()) -> Bundle:

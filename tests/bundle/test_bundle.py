@@ -54,6 +54,24 @@ def replace_tensors(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -
     change_config(folder, sha256=checksums | {name: sha256_of(folder / name)}, latents=described)
 
 
+def test_a_bundle_in_the_package_has_a_short_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_bundle("cifar10").path == packaged_bundle("cifar10")
+    assert caplog.text == ""
+    Path("cifar10").mkdir()  # of real images, say
+    assert load_bundle("cifar10").path == packaged_bundle("cifar10")
+    assert f"took {packaged_bundle('cifar10')}" in caplog.text
+    caplog.clear()
+    Path("cifar10").rmdir()
+    folder.rename("cifar10")
+    assert load_bundle("cifar10").path == Path("cifar10")
+    assert "took cifar10" in caplog.text
+    with pytest.raises(ValueError, match="there is no bundle at"):
+        load_bundle("cifar1000")
+
+
 def test_latents_in_class_order_are_shuffled(tmp_path: Path, generator: BigGAN, latents: LatentSet) -> None:
     in_order = latents.select(latents.labels.argsort(stable=True))
     saved = save_bundle(tmp_path / "bundle", generator, in_order, config=CONFIG, latents_dtype=torch.float32)

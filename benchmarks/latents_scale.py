@@ -5,9 +5,15 @@ data set of them and reads batches at random places. Resident memory is what the
 and a first, tiny set. Linux only.
 
     python benchmarks/latents_scale.py
+
+How long `load_bundle` takes, with the same latents in float16 and for the bundle in the package, is measured apart: the
+median of 20 calls in one process of one thread, when the files are in the system's cache.
+
+    python benchmarks/latents_scale.py --loading
 """
 
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,9 +27,12 @@ import torch
 from setting import readable
 from torch import nn
 
+from itgan_data import BigGAN, BigGANConfig, BundleConfig, load_bundle, save_bundle
+from itgan_data.bundle.reading import packaged_bundle
 from itgan_data.data.dataset import SyntheticDataset
 from itgan_data.draws import Stream, permutation
 from itgan_data.evaluation.results import environment
+from itgan_data.images import Normalization
 from itgan_data.latents.stored import LatentSet
 from itgan_data.storage.files import read_json, write_json
 
@@ -31,6 +40,7 @@ Value = TypeVar("Value")
 NUM_CLASSES = 1000
 BATCH_SIZE = 256
 MORE_BATCHES = 100
+LOADS = 20
 DTYPES = (torch.float32, torch.float16, torch.int8)
 
 
@@ -93,15 +103,43 @@ def measure(path: Path, seed: int) -> dict[str, dict[str, float]]:
     return steps
 
 
+def time_loading(latents: LatentSet) -> None:
+    """Print the median time of `load_bundle`, by the clock and by the processor, which other processes disturb less."""
+    generator = BigGAN(BigGANConfig(num_classes=NUM_CLASSES, latent_dim=latents.latent_dim, channels=(8, 8, 8))).eval()
+    about = BundleConfig(
+        dataset="normal",
+        class_names=tuple(map(str, range(NUM_CLASSES))),
+        normalization=Normalization((0.5,) * 3, (0.25,) * 3),
+        method="none",
+        training={},
+        metrics={},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        save_bundle(Path(folder, "large"), generator, latents, config=about, preview=False)
+        for source in (packaged_bundle("cifar10"), Path(folder, "large")):
+            clocks = time.perf_counter, time.process_time
+            taken = []
+            for _ in range(LOADS):
+                started = [clock() for clock in clocks]
+                load_bundle(source)
+                taken.append([clock() - start for clock, start in zip(clocks, started, strict=True)])
+            seconds, processor = map(statistics.median, zip(*taken, strict=True))
+            click.echo(f"{source.name}: {1e3 * seconds:.1f} ms, {1e3 * processor:.1f} ms of the processor")
+
+
 @click.command(help=readable(__doc__))
 @click.option("--count", default=1_281_167, show_default=True, help="Latents; ImageNet's training set by default.")
 @click.option("--latent-dim", default=128, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/latents-scale.json"), show_default=True)
-def main(count: int, latent_dim: int, seed: int, out: Path) -> None:
+@click.option("--loading", is_flag=True, help="Only time `load_bundle`.")
+def main(count: int, latent_dim: int, seed: int, out: Path, loading: bool) -> None:
     torch.set_num_threads(1)
     rng = torch.Generator().manual_seed(seed)
     latents = LatentSet(torch.randn(count, latent_dim, generator=rng), torch.arange(count) % NUM_CLASSES)
+    if loading:
+        time_loading(latents)
+        return
     results = {}
     for dtype in DTYPES:
         stored_as = str(dtype).removeprefix("torch.")

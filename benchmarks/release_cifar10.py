@@ -10,12 +10,12 @@ import importlib.metadata
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 from setting import readable
 
+from itgan_data.bundle.config import BundleConfig
 from itgan_data.bundle.writing import packaged_bundle, save_bundle
 from itgan_data.condense.condenser import Condenser, OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
@@ -141,14 +141,14 @@ def measure(
     }
 
 
-def bundle_config(preset: Preset, real_images: LabeledImages, metrics: dict[str, float]) -> dict[str, Any]:
-    """The part of `config.json` that says what the bundle stands for and how it was made."""
-    return {
-        "dataset": CIFAR10.name,
-        "class_names": list(CIFAR10.class_names),
-        "normalization": asdict(CIFAR10.normalization),
-        "method": "IT-GAN",
-        "training": {
+def bundle_config(preset: Preset, real_images: LabeledImages, metrics: dict[str, float]) -> BundleConfig:
+    """What the bundle stands for and how it was made."""
+    return BundleConfig(
+        dataset=CIFAR10.name,
+        class_names=CIFAR10.class_names,
+        normalization=CIFAR10.normalization,
+        method="IT-GAN",
+        training={
             "generator": asdict(preset.generator),
             "condenser": asdict(preset.condenser),
             "real_images": {"count": len(real_images), "sha256": real_images.fingerprint},
@@ -157,8 +157,8 @@ def bundle_config(preset: Preset, real_images: LabeledImages, metrics: dict[str,
                 "safetensors": importlib.metadata.version("safetensors"),
             },
         },
-        "metrics": metrics,
-    }
+        metrics=metrics,
+    )
 
 
 if __name__ == "__main__":

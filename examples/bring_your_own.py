@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import trange
 
 from itgan_data import (
+    BundleConfig,
     Condenser,
     CondenserConfig,
     GeneratorTrainer,
@@ -155,14 +156,14 @@ def condense(generator: nn.Module, real: LabeledImages, workdir: Path) -> tuple[
 
 def through_a_bundle(decoder: Decoder, learned: LatentSet, folder: Path) -> SyntheticDataset:
     """What somebody gets who has the bundle and this file."""
-    about = {
-        "dataset": "digits",
-        "class_names": DIGITS.class_names,
-        "normalization": asdict(DIGITS.normalization),
-        "method": "IT-GAN with an auto-encoder",
-        "training": {"script": "examples/bring_your_own.py", "condenser": asdict(CONDENSER)},
-        "metrics": {},
-    }
+    about = BundleConfig(
+        dataset="digits",
+        class_names=DIGITS.class_names,
+        normalization=DIGITS.normalization,
+        method="IT-GAN with an auto-encoder",
+        training={"script": "examples/bring_your_own.py", "condenser": asdict(CONDENSER)},
+        metrics={},
+    )
     save_bundle(folder, decoder, learned, config=about)
     bundle = load_bundle(folder, trust=Decoder)  # without `trust` the class would be refused
     return SyntheticDataset(bundle.generator, bundle.latents, classes=bundle.class_names)

@@ -11,6 +11,7 @@ import click
 import torch
 
 from itgan_data import (
+    BundleConfig,
     Condenser,
     CondenserConfig,
     GeneratorTrainer,
@@ -76,14 +77,14 @@ def main(out: Path | None) -> None:
         print(f"{name:20} {len(source):5} images  {accuracies[name]} %", flush=True)
     print(f"{time.monotonic() - started:.0f} s in all")
     if out is not None:
-        config = {
-            "dataset": "digits",
-            "class_names": DIGITS.class_names,
-            "normalization": {"mean": DIGITS.normalization.mean, "std": DIGITS.normalization.std},
-            "method": "IT-GAN",
-            "training": {"script": "examples/condense_digits.py"},
-            "metrics": {f"test accuracy, {name}": summary.mean for name, summary in accuracies.items()},
-        }
+        config = BundleConfig(
+            dataset="digits",
+            class_names=DIGITS.class_names,
+            normalization=DIGITS.normalization,
+            method="IT-GAN",
+            training={"script": "examples/condense_digits.py"},
+            metrics={f"test accuracy, {name}": summary.mean for name, summary in accuracies.items()},
+        )
         save_bundle(out, generator, learned, config=config)
     print(f"real test accuracy {100 * accuracies['IT-GAN'].mean:.2f}%")
 

@@ -1,5 +1,6 @@
 """Data sets that a frozen generator makes from learned latents."""
 
+from .bundle.config import BundleConfig
 from .bundle.hub import HubError
 from .bundle.writing import Bundle, load_bundle, push_bundle, save_bundle
 from .condense import methods
@@ -35,6 +36,7 @@ __all__ = [
     "BigGAN",
     "BigGANConfig",
     "Bundle",
+    "BundleConfig",
     "Condenser",
     "CondenserConfig",
     "FilteredLatents",

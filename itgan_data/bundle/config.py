@@ -1,30 +1,77 @@
 """What `config.json` of a bundle must say, checked before any other file is read."""
 
-import math
 import re
 import reprlib
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
-
-from ..generators.store import CONFIG_FILE, WEIGHTS_DTYPES, WEIGHTS_FILE
+from ..config import Rule, check
+from ..generators.store import CONFIG_FILE, WEIGHTS_FILE
 from ..images import Normalization
-from ..latents.files import STORAGE_DTYPES, stored_files
-from ..storage.files import TensorInfo, check_sha256, read_header, read_json
+from ..latents.files import STORAGE_DTYPES
+from ..storage.files import read_json
 
 FORMAT = "itgan-data-bundle"
 FORMAT_VERSION = 1
 LATENTS_FILE = "latents.safetensors"
 LATENTS_INDEX = "latents.safetensors.index.json"
-REQUIRED_KEYS = ("dataset", "class_names", "normalization", "method", "training", "metrics")
 LATENTS_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STORAGE_DTYPES}
 
+Name = Annotated[str, Rule("have 1 to 200 characters", lambda text: 0 < len(text) <= 200)]
+
 _OBJECT_KEYS = ("generator", "image", "latents", "sha256")
-_MAX_NAME = 200  # characters of a class, data set or method
 _MAX_SHARDS = 4096
-_RELEASE = re.compile(r"\d+(\.\d+){1,3}")
+_RELEASE = re.compile(r"\d{1,9}(\.\d{1,9}){1,3}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleConfig:
+    """What the maker of a bundle says of it; the rest of `config.json` follows from the files.
+
+    Raises:
+        ValueError: a value that cannot be used.
+    """
+
+    dataset: Name
+    """Such as "cifar10"."""
+    class_names: tuple[Name, ...]
+    """In the order of the labels."""
+    normalization: Normalization
+    """Mean and standard deviation of the real images, for the input of a classifier."""
+    method: Name
+    training: Mapping[str, Any]
+    """How it was made, as JSON values."""
+    metrics: Mapping[str, Any]
+    """JSON values; numbers whose names begin with "test accuracy" are results in the card's model index."""
+    license: Any = None
+    """For the card, such as "mit"."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in ("training", "metrics"):
+            if not isinstance(value := getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be an object, got {type(value).__name__}")
+
+    @staticmethod
+    def of(config: "BundleConfig | Mapping[str, Any]") -> "BundleConfig":
+        """The configuration itself, or that of a mapping of its fields, such as `config.json`; other keys are ignored.
+
+        Raises:
+            ValueError: a key is missing, or has a value that cannot be used.
+        """
+        if isinstance(config, BundleConfig):
+            return config
+        names = [field.name for field in fields(BundleConfig)]
+        if missing := [name for name in names if name not in {*config, "license"}]:
+            raise ValueError(f"the configuration of a bundle lacks {', '.join(missing)}")
+        return BundleConfig(**{name: config[name] for name in names if name in config})
+
+    def to_json(self) -> dict[str, Any]:
+        """The mapping of JSON values that `of` takes."""
+        values = {**vars(self), "class_names": list(self.class_names), "normalization": asdict(self.normalization)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -46,72 +93,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key in _OBJECT_KEYS:
         if not isinstance(config.get(key), dict):
             raise ValueError(f"{path} has no object {key!r}; it is damaged, get it again")
-    check_values(config)
+    BundleConfig.of(config)
     _check_description(config, path)
     return config
-
-
-def check_values(config: Mapping[str, Any]) -> None:
-    """The part of a configuration that the maker of a bundle supplies is complete and of the right types.
-
-    Raises:
-        ValueError: a key is missing, or has a value that cannot be used.
-    """
-    if missing := [key for key in REQUIRED_KEYS if key not in config]:
-        raise ValueError(f"the configuration of a bundle lacks {', '.join(missing)}")
-    for key in ("dataset", "method"):
-        if not _is_name(config[key]):
-            raise ValueError(f"{key} must be a string of 1 to {_MAX_NAME} characters, got {reprlib.repr(config[key])}")
-    names = config["class_names"]
-    if not isinstance(names, (list, tuple)) or not all(_is_name(name) for name in names):
-        raise ValueError(f"class_names must be strings of 1 to {_MAX_NAME} characters, got {reprlib.repr(names)}")
-    for key in ("training", "metrics"):
-        if not isinstance(config[key], Mapping):
-            raise ValueError(f"{key} must be an object, got {type(config[key]).__name__}")
-    normalization = config["normalization"]
-    if not isinstance(normalization, Mapping) or set(normalization) != {"mean", "std"}:
-        raise ValueError(f"normalization must be {{'mean': [...], 'std': [...]}}, got {reprlib.repr(normalization)}")
-    for key, values in normalization.items():
-        if not isinstance(values, (list, tuple)) or not 0 < len(values) < 5 or not all(map(_is_number, values)):
-            raise ValueError(f"{key} must hold one finite number a channel, got {reprlib.repr(values)}")
-    Normalization(tuple(normalization["mean"]), tuple(normalization["std"]))
-
-
-def check_latents(folder: Path, config: Mapping[str, Any], *, num_classes: int) -> None:
-    """The files of the latents are those of the configuration and hold tensors of its shapes and types.
-
-    No tensor is read.
-
-    Raises:
-        ValueError: a checksum, a file or a header that does not fit.
-    """
-    described, rows = config["latents"], 0
-    for name in config["sha256"].keys() - {WEIGHTS_FILE}:
-        check_sha256(folder / name, config["sha256"])
-    files = stored_files(folder / LATENTS_FILE)
-    if {file.name for file in files} != config["sha256"].keys() - {WEIGHTS_FILE, LATENTS_INDEX}:
-        raise ValueError(f"{folder} holds other latents than those of its {CONFIG_FILE}; get it again")
-    for file in files:
-        header = read_header(file)
-        count = header["labels"].shape[0] if "labels" in header and header["labels"].shape else 0
-        expected = {
-            "latents": [TensorInfo(LATENTS_DTYPES[described["dtype"]], (count, described["dim"]))],
-            "labels": [TensorInfo(torch.int64, (count,))],
-        }
-        if described["dtype"] == "int8":
-            expected["latent_scale"] = [TensorInfo(torch.float32, (described["dim"],))]
-        allowed = {
-            **expected,
-            "source_index": [TensorInfo(torch.int64, (count,))],
-            "soft_labels": [TensorInfo(dtype, (count, num_classes)) for dtype in WEIGHTS_DTYPES],
-        }
-        for tensor in sorted(expected.keys() | header.keys()):
-            if (got := header.get(tensor)) not in allowed.get(tensor, ()):
-                wanted = allowed[tensor][0] if tensor in allowed else None
-                raise ValueError(f"{file}: {tensor[:80]} must be {wanted} by the configuration, got {got}")
-        rows += count
-    if rows != described["count"]:
-        raise ValueError(f"{folder} holds {rows} latents, expected {described['count']} by its {CONFIG_FILE}")
 
 
 def _check_version(config: Mapping[str, Any], path: Path) -> None:
@@ -121,7 +105,7 @@ def _check_version(config: Mapping[str, Any], path: Path) -> None:
     writer = config.get("package_version")
     advice = "it is damaged, get it again"
     if type(version) is int and version > FORMAT_VERSION:
-        newer = isinstance(writer, str) and len(writer) < _MAX_NAME and _RELEASE.fullmatch(writer)
+        newer = isinstance(writer, str) and _RELEASE.fullmatch(writer)
         advice = f"install itgan_data>={writer}, which wrote it" if newer else "install a newer release of itgan_data"
     raise ValueError(
         f"{path} has format version {reprlib.repr(version)}, this release reads {FORMAT_VERSION}; {advice}"
@@ -143,11 +127,3 @@ def _check_description(config: Mapping[str, Any], path: Path) -> None:
     shards = {f"latents-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)}
     if config["sha256"].keys() not in ({WEIGHTS_FILE, LATENTS_FILE}, {WEIGHTS_FILE, LATENTS_INDEX} | shards):
         raise ValueError(f"{path}: sha256 must name {WEIGHTS_FILE}, and {LATENTS_FILE} or its index and all its shards")
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _MAX_NAME
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,16 +10,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..generators.contract import ImageGenerator, as_generator
-from ..generators.store import CONFIG_FILE, read_generator
+from ..generators.store import CONFIG_FILE, WEIGHTS_DTYPES, WEIGHTS_FILE, read_generator
 from ..generators.trusted import Trust
 from ..images import Normalization
-from ..latents.stored import LatentSet, check_fit
-from ..storage.files import MAX_JSON_BYTES
+from ..latents.files import stored_files
+from ..latents.stored import LatentSet, check_fit, read_set
+from ..storage.files import MAX_JSON_BYTES, TensorFile, TensorInfo, check_sha256, open_tensors
 from . import hub
-from .config import LATENTS_FILE, check_latents, read_config
+from .config import LATENTS_DTYPES, LATENTS_FILE, LATENTS_INDEX, BundleConfig, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -34,22 +36,22 @@ _MAX_CARD_BYTES = 32 << 20  # of card and preview
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Bundle:
-    """A loaded bundle. `config` is the content of `config.json`."""
+    """A loaded bundle."""
 
     config: dict[str, Any]
+    """The content of `config.json`, such as `bundle.config["metrics"]`; `BundleConfig.of(bundle.config)` has types."""
     generator: ImageGenerator
     latents: LatentSet
     path: Path
 
     @property
     def class_names(self) -> list[str]:
-        return list(self.config["class_names"])
+        return list(BundleConfig.of(self.config).class_names)
 
     @property
     def normalization(self) -> Normalization:
         """Mean and standard deviation of the real images, for the classifier's input."""
-        values = self.config["normalization"]
-        return Normalization(tuple(values["mean"]), tuple(values["std"]))
+        return BundleConfig.of(self.config).normalization
 
     @property
     def num_bytes(self) -> int:
@@ -103,18 +105,50 @@ def find_bundle(
 
     Of a bundle on the Hub the configuration is checked before the rest is fetched; nothing else is checked.
     """
-    repository = REPOSITORY.fullmatch(source) if isinstance(source, str) and not Path(source).is_dir() else None
-    if repository is not None:
-        if revision is not None and repository["revision"] is not None:
-            raise ValueError(f"{source} and revision={revision!r} both name a revision; give one of them")
-        named = repository["revision"] if revision is None else revision
-        snapshot = hub.resolve(
-            repository["repo_id"], named, token=token, endpoint=endpoint, local_files_only=local_files_only
-        )
-        return _pull(snapshot)
     folder = packaged_bundle("cifar10") if source is None else _local_folder(source)
+    if isinstance(source, str) and REPOSITORY.fullmatch(source):
+        if not folder.is_dir():
+            try:
+                return pull_bundle(source, revision, local_files_only=local_files_only, token=token, endpoint=endpoint)
+            except hub.HubError as error:
+                if revision is not None or "@" in source:
+                    raise
+                raise hub.HubError(f"there is no folder {source}, and as a name on the Hub: {error}") from error
+        logger.warning("%s is the folder here, not a bundle on the Hub; write ./%s to mean the folder", source, source)
     if revision is not None:
         raise ValueError(f"{folder} is a folder, which has no revision {revision!r}; revisions are for org/name")
+    return folder
+
+
+def pull_bundle(
+    repository: str,
+    revision: str | None = None,
+    *,
+    local_files_only: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> Path:
+    """The folder, in the client's cache, of a bundle "org/name" or "org/name@revision" on the Hub, fetched first.
+
+    Its configuration is checked before the rest is fetched; nothing else is checked. The tensors come last, so a folder
+    that has them has all.
+
+    Raises:
+        ValueError: not such a name, two revisions, or a configuration that is not a bundle's.
+        HubError: the Hub does not have it, does not give it, or does not answer.
+    """
+    if not (named := REPOSITORY.fullmatch(repository)):
+        raise ValueError(f"{repository!r} is not a repository's name; expected org/name or org/name@revision")
+    if revision is not None and named["revision"] is not None:
+        raise ValueError(f"{repository} and revision={revision!r} both name a revision; give one of them")
+    commit = named["revision"] if revision is None else revision
+    snapshot = hub.resolve(named["repo_id"], commit, token=token, endpoint=endpoint, local_files_only=local_files_only)
+    folder = snapshot.fetch(CONFIG_FILE, max_bytes=MAX_JSON_BYTES).parent
+    config = read_config(folder)
+    for name in (CARD_FILE, PREVIEW_FILE):
+        snapshot.fetch_if_any(name, max_bytes=_MAX_CARD_BYTES)
+    for name in config["sha256"]:
+        snapshot.fetch(name, max_bytes=_MAX_TENSOR_BYTES)
     return folder
 
 
@@ -155,21 +189,11 @@ def read_bundle(folder: Path, *, trust: Trust = ()) -> Bundle:
     """The bundle in a folder. Errors as of `load_bundle`."""
     config = _read_listing(folder)
     generator = read_generator(folder, config, trust=trust)
-    check_latents(folder, config, num_classes=generator.num_classes)
-    latents = LatentSet.load(folder / LATENTS_FILE)
-    check_agreement(config, generator, latents)
+    latents = _read_latents(folder, config, generator.num_classes)
+    check_agreement(BundleConfig.of(config), generator, latents)
+    if (stated := config["image"]["shape"]) != (shape := list(generator.image_shape)):
+        raise ValueError(f"image must have the shape {shape} of the generator's, got {reprlib.repr(stated)}")
     return Bundle(config=config, generator=generator, latents=latents, path=folder)
-
-
-def _pull(snapshot: hub.Snapshot) -> Path:
-    """Fetch a bundle; returns its folder. The tensors come last, so a folder that has them has all."""
-    folder = snapshot.fetch(CONFIG_FILE, max_bytes=MAX_JSON_BYTES).parent
-    config = read_config(folder)
-    for name in (CARD_FILE, PREVIEW_FILE):
-        snapshot.fetch_if_any(name, max_bytes=_MAX_CARD_BYTES)
-    for name in config["sha256"]:
-        snapshot.fetch(name, max_bytes=_MAX_TENSOR_BYTES)
-    return folder
 
 
 def _read_listing(folder: Path) -> dict[str, Any]:
@@ -185,20 +209,56 @@ def _read_listing(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_agreement(config: Mapping[str, Any], module: nn.Module, latents: LatentSet) -> None:
-    """Generator, latents, class names, normalization and image shape belong together.
+def _read_latents(folder: Path, config: Mapping[str, Any], num_classes: int) -> LatentSet:
+    """The latents of a folder: each file is hashed, opened once, and compared with the configuration before it is read.
+
+    Raises:
+        ValueError: a checksum, a file or a header that does not fit.
+    """
+    names, described = config["sha256"].keys() - {WEIGHTS_FILE}, config["latents"]
+    for name in names:
+        check_sha256(folder / name, config["sha256"])
+    paths = stored_files(folder / LATENTS_FILE)
+    if {path.name for path in paths} != names - {LATENTS_INDEX}:
+        raise ValueError(f"{folder} holds other latents than those of its {CONFIG_FILE}; get it again")
+    files = [open_tensors(path) for path in paths]
+    if (rows := sum(_check_header(file, described, num_classes) for file in files)) != described["count"]:
+        raise ValueError(f"{folder} holds {rows} latents, expected {described['count']} by its {CONFIG_FILE}")
+    return read_set(files)
+
+
+def _check_header(file: TensorFile, described: Mapping[str, Any], num_classes: int) -> int:
+    """Compare the tensors of a file of latents with the configuration; returns how many latents it holds."""
+    count = next(iter(file.infos["labels"].shape), 0) if "labels" in file.infos else 0
+    expected = {
+        "latents": [TensorInfo(LATENTS_DTYPES[described["dtype"]], (count, described["dim"]))],
+        "labels": [TensorInfo(torch.int64, (count,))],
+    }
+    if described["dtype"] == "int8":
+        expected["latent_scale"] = [TensorInfo(torch.float32, (described["dim"],))]
+    allowed = {
+        **expected,
+        "source_index": [TensorInfo(torch.int64, (count,))],
+        "soft_labels": [TensorInfo(dtype, (count, num_classes)) for dtype in WEIGHTS_DTYPES],
+    }
+    for name in sorted(expected.keys() | file.infos.keys()):
+        if (got := file.infos.get(name)) not in allowed.get(name, ()):
+            wanted = allowed[name][0] if name in allowed else None
+            raise ValueError(f"{file.path}: {name[:80]} must be {wanted} by the configuration, got {got}")
+    return count
+
+
+def check_agreement(config: BundleConfig, module: nn.Module, latents: LatentSet) -> None:
+    """Generator, latents, class names and normalization belong together.
 
     Raises:
         ValueError: they do not.
     """
     generator = as_generator(module)
     check_fit(latents, generator)
-    if len(config["class_names"]) != generator.num_classes:
+    if (named := len(config.class_names)) != generator.num_classes:
+        raise ValueError(f"class_names must name the generator's {generator.num_classes} classes, got {named}")
+    if (channels := len(config.normalization.mean)) != generator.image_shape[0]:
         raise ValueError(
-            f"class_names must name the generator's {generator.num_classes} classes, got {len(config['class_names'])}"
+            f"normalization must have the {generator.image_shape[0]} channels of the generator's images, got {channels}"
         )
-    shape = generator.image_shape
-    if (channels := len(config["normalization"]["mean"])) != shape[0]:
-        raise ValueError(f"normalization must have the {shape[0]} channels of the generator's images, got {channels}")
-    if (stated := config.get("image", {}).get("shape", list(shape))) != list(shape):
-        raise ValueError(f"image must have the shape {list(shape)} of the generator's, got {reprlib.repr(stated)}")

@@ -21,10 +21,10 @@ from ..generators.store import CONFIG_FILE, WEIGHTS_FILE, describe_generator, sa
 from ..generators.trusted import Trust
 from ..images import image_grid, signed_to_unit
 from ..latents.stored import LatentSet
-from ..storage.files import check_writable, sha256_of, write_json
+from ..storage.files import check_writable, full_disk_named, sha256_of, write_json
 from . import hub
 from .card import card
-from .config import FORMAT, FORMAT_VERSION, LATENTS_FILE, check_values
+from .config import FORMAT, FORMAT_VERSION, LATENTS_FILE, BundleConfig
 from .reading import (
     CARD_FILE,
     PREVIEW_FILE,
@@ -48,7 +48,7 @@ def save_bundle(
     generator: nn.Module,
     latents: LatentSet,
     *,
-    config: Mapping[str, Any],
+    config: BundleConfig | Mapping[str, Any],
     preview: bool = True,
     dtype: torch.dtype = torch.float16,
     latents_dtype: torch.dtype = torch.float16,
@@ -65,40 +65,42 @@ def save_bundle(
             `Class(**arguments)`, builds it again. Whoever loads the bundle imports that class and passes it as `trust`.
         latents: the condensed data set. If its classes come one after the other they are shuffled, always alike:
             scripts take the first images of a data set for a sample of all classes.
-        config: JSON-able, with the keys `dataset` (such as "cifar10"), `class_names`, `normalization`
-            (`{"mean": [...], "std": [...]}`), `method`, `training` and `metrics`; numbers whose names begin with
-            "test accuracy" are results of the card's model index. `license`, where given, goes to the card. What
-            describes the files (format, shapes, checksums) is added, and replaces keys of the same names.
+        config: what to say of it, a `BundleConfig` or a mapping of its fields, with `normalization` as
+            `{"mean": [...], "std": [...]}`. Other keys of a mapping, such as those of a loaded bundle, are kept where
+            they do not describe the files (format, shapes, checksums).
         preview: draw `preview.png`, a row of images for each of the first ten classes.
         dtype: how the generator's weights are stored.
         latents_dtype: how latents are stored, see `LatentSet.save`.
 
     Raises:
+        OSError: the disk is full; what was there is still there.
         ValueError: keys missing from `config`, latents that do not fit the generator, one that makes the same image of
             all latents, a class that others cannot import or that does not build the generator again, or a folder that
             holds other files.
     """
     folder = Path(folder).resolve()
-    check_values(config)
-    check_agreement(config, generator, latents)
+    about = BundleConfig.of(config)
+    check_agreement(about, generator, latents)
     latents = latents.shuffled() if latents.in_class_order else latents
     check_replaceable(folder)
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
     temporary.mkdir(parents=True)
     try:
-        frozen = fold(generator) if isinstance(generator, BigGAN) else generator
-        if isinstance(frozen, FrozenBigGAN):  # those of other classes are tried when they are described
-            probe_images(frozen)
-        save_weights(temporary / WEIGHTS_FILE, frozen, dtype=dtype)
-        latents.save(temporary / LATENTS_FILE, dtype=latents_dtype)
-        description = _describe(frozen, latents, temporary, latents_dtype)
-        write_json(temporary / CONFIG_FILE, {**description, **config, **description})
-        bundle = read_bundle(temporary, trust=type(frozen))
-        if preview:
-            _draw_preview(bundle, temporary / PREVIEW_FILE)
-        (temporary / CARD_FILE).write_text(_own_card(temporary, bundle.config), encoding="utf-8")
-        _replace_folder(temporary, folder)
+        with full_disk_named(folder):
+            frozen = fold(generator) if isinstance(generator, BigGAN) else generator
+            if isinstance(frozen, FrozenBigGAN):  # those of other classes are tried when they are described
+                probe_images(frozen)
+            save_weights(temporary / WEIGHTS_FILE, frozen, dtype=dtype)
+            latents.save(temporary / LATENTS_FILE, dtype=latents_dtype)
+            description = _describe(frozen, latents, temporary, latents_dtype)
+            others = {} if isinstance(config, BundleConfig) else config
+            write_json(temporary / CONFIG_FILE, {**description, **others, **about.to_json(), **description})
+            bundle = read_bundle(temporary, trust=type(frozen))
+            if preview:
+                _draw_preview(bundle, temporary / PREVIEW_FILE)
+            (temporary / CARD_FILE).write_text(_own_card(temporary, bundle.config), encoding="utf-8")
+            _replace_folder(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

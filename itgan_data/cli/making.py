@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..augmentation import without_flip
-from ..bundle.config import LATENTS_DTYPES
+from ..bundle.config import LATENTS_DTYPES, BundleConfig
 from ..bundle.writing import save_bundle
 from ..condense import methods
 from ..condense.condenser import Condenser
@@ -241,16 +241,16 @@ def _beside(out: Path) -> Path:
 
 def _describe(
     data: str, class_names: list[str], normalization: Normalization, method: str, training: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> BundleConfig:
     """What a bundle says of itself."""
-    return {
-        "dataset": data.partition(":")[0],
-        "class_names": class_names,
-        "normalization": asdict(normalization),
-        "method": method,
-        "training": training,
-        "metrics": {},
-    }
+    return BundleConfig(
+        dataset=data.partition(":")[0],
+        class_names=tuple(class_names),
+        normalization=normalization,
+        method=method,
+        training=training,
+        metrics={},
+    )
 
 
 def _generator(

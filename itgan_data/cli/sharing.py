@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from ..bundle.reading import load_bundle
+from ..bundle.reading import pull_bundle, read_bundle
 from ..bundle.writing import push_bundle
 from ..generators.trusted import Trust
+from ..storage.files import full_disk_named
 from .options import PATH, endpoint_option, trust_option
 
 
@@ -60,7 +61,8 @@ def pull(repository: str, revision: str | None, out: Path | None, trust: Trust, 
     """
     if out is not None and out.exists():
         raise ValueError(f"{out} exists already; choose a new folder")
-    folder = load_bundle(repository, revision, trust=trust, endpoint=endpoint).path
+    folder = pull_bundle(repository, revision, endpoint=endpoint)
+    read_bundle(folder, trust=trust)
     if out is not None:
         _copy(folder, out)
     click.echo(out or folder)
@@ -69,5 +71,5 @@ def pull(repository: str, revision: str | None, out: Path | None, trust: Trust, 
 def _copy(folder: Path, out: Path) -> None:
     """Copy a folder whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+    with full_disk_named(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         shutil.copytree(folder, Path(temporary) / "copy").rename(out)

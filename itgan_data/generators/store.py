@@ -15,12 +15,13 @@ from ..config import from_json
 from ..images import to_class_names
 from ..storage.files import (
     TensorInfo,
+    all_finite,
     check_sha256,
-    load_tensors,
-    read_header,
+    open_tensors,
     read_json,
     save_tensors,
     sha256_of,
+    write_atomically,
     write_json,
 )
 from . import trusted
@@ -75,15 +76,9 @@ def build_generator(
     Raises:
         ValueError: another architecture, arguments it does not take, or tensors that do not fit.
     """
-    generator = _outline(description, trust)
-    _check_shapes(generator, {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"generator tensor {name!r} holds values that are not finite")
-    if trusted.is_import_path(description["architecture"]):
-        return trusted.restore(type(generator), description["arguments"], tensors)
-    generator.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    return generator.to(memory_format=torch.channels_last)
+    outline = _outline(description, trust)
+    _check_shapes(outline, {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    return _filled(outline, description, tensors)
 
 
 def read_generator(folder: Path, config: Mapping[str, Any], *, trust: Trust = ()) -> ImageGenerator:
@@ -92,11 +87,12 @@ def read_generator(folder: Path, config: Mapping[str, Any], *, trust: Trust = ()
     Raises:
         ValueError: a checksum, header or tensor that does not fit the configuration, or a class that is not trusted.
     """
-    generator = _outline(config["generator"], trust)
+    outline = _outline(config["generator"], trust)
     check_sha256(folder / WEIGHTS_FILE, config.get("sha256"))
-    _check_shapes(generator, read_header(folder / WEIGHTS_FILE))
-    names = _class_names(config, generator.num_classes)
-    generator = build_generator(config["generator"], load_tensors(folder / WEIGHTS_FILE), trust=trust)
+    file = open_tensors(folder / WEIGHTS_FILE)
+    _check_shapes(outline, file.infos)
+    names = _class_names(config, outline.num_classes)
+    generator = _filled(outline, config["generator"], file.read())
     generator.class_names = names
     return generator
 
@@ -111,7 +107,11 @@ def _class_names(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]
 
 
 def _outline(description: object, trust: Trust) -> ImageGenerator:
-    """A generator without memory for its weights."""
+    """A generator without memory for its weights.
+
+    On the meta device a description that asks for terabytes costs nothing, so its shapes can be compared with those in
+    the file before either takes memory. A generator of ours then gets the tensors of the file in place of its own.
+    """
     if not isinstance(description, Mapping):
         raise ValueError(f"the description of a generator must be an object, got {type(description).__name__}")
     architecture, arguments = description.get("architecture"), description.get("arguments")
@@ -129,6 +129,20 @@ def _outline(description: object, trust: Trust) -> ImageGenerator:
         raise ValueError(f"the arguments of the generator are not those of a BigGAN ({error})") from error
     with torch.device("meta"):
         return FrozenBigGAN(config)
+
+
+def _filled(
+    outline: ImageGenerator, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> ImageGenerator:
+    """The generator of an outline and tensors of its shapes."""
+    if infinite := [name for name, tensor in tensors.items() if not all_finite(tensor)]:
+        raise ValueError(f"generator tensor {infinite[0]!r} holds values that are not finite")
+    if trusted.is_import_path(description["architecture"]):
+        return trusted.restore(type(outline), description["arguments"], tensors)
+    # Copies, because the tensors are mapped: a file cut short under them would end the process.
+    copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    outline.load_state_dict(copies, assign=True)
+    return outline.to(memory_format=torch.channels_last)
 
 
 def _check_shapes(generator: nn.Module, tensors: Mapping[str, TensorInfo]) -> None:
@@ -157,7 +171,7 @@ def save_generator(
     dtype: torch.dtype = torch.float32,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Write `generator.safetensors`, then `config.json` with its description, checksum and class names if known.
+    """Write `generator.safetensors`, and `config.json` with its description, checksum and class names if known.
 
     Raises:
         ValueError: as of `describe_generator`, or the folder is a bundle, whose latents would be left without theirs.
@@ -165,11 +179,12 @@ def save_generator(
     folder, description = Path(folder), describe_generator(generator)
     if (folder / CONFIG_FILE).is_file() and "format" in read_json(folder / CONFIG_FILE):
         raise ValueError(f"{folder} holds a bundle, whose latents need the generator in it; choose another folder")
-    save_weights(folder / WEIGHTS_FILE, generator, dtype=dtype)
-    checksum = {WEIGHTS_FILE: sha256_of(folder / WEIGHTS_FILE)}
     names = class_names or getattr(generator, "class_names", None)
     known = {} if names is None else {"class_names": list(to_class_names(names))}
-    write_json(folder / CONFIG_FILE, {"generator": description, **known, "sha256": checksum})
+    with write_atomically(folder / WEIGHTS_FILE) as weights:  # on a full disk the older generator stays whole
+        save_weights(weights, generator, dtype=dtype)
+        checksum = {WEIGHTS_FILE: sha256_of(weights)}
+        write_json(folder / CONFIG_FILE, {"generator": description, **known, "sha256": checksum})
 
 
 def load_generator(path: str | os.PathLike[str], *, trust: Trust = ()) -> ImageGenerator:

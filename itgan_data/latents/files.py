@@ -2,7 +2,6 @@
 
 import functools
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..storage.files import read_json, save_tensors, write_atomically, write_json
+from ..storage.files import TensorFile, all_finite, read_json, save_tensors, write_atomically, write_json
 
 STORAGE_DTYPES = (torch.float32, torch.float16, torch.int8)
 _MAX_INT8 = 127
@@ -38,24 +37,25 @@ class _FileRows:
 
     def read(self, rows: torch.Tensor) -> torch.Tensor:
         row_bytes = self.width * self.stored_dtype.itemsize
-        content = memoryview(bytearray(len(rows) * row_bytes))
+        values = torch.empty(len(rows), self.width, dtype=self.stored_dtype)
+        content = values.view(-1).view(torch.uint8).numpy().data
         starts = [0, *((rows.diff() != 1).nonzero().flatten() + 1).tolist()]  # of runs that lie side by side
         num_read = 0
         with io.BufferedReader(open(self.path, "rb", buffering=0), row_bytes) as file:
             for row, (start, stop) in zip(rows[starts].tolist(), pairwise([*starts, len(rows)]), strict=True):
                 file.seek(self.offset + row * row_bytes)
                 num_read += file.readinto(content[start * row_bytes : stop * row_bytes])
+            # The offset was found in the header of the file that was opened first; another file of that name may have
+            # other values there, and nothing in the bytes would tell.
             if num_read < len(content) or _stamp(os.fstat(file.fileno())) != self.stamp:
                 raise RuntimeError(f"{self.path} has changed since it was opened; load the latents again")
-        values = torch.frombuffer(content, dtype=self.stored_dtype).view(len(rows), self.width)
         if self.scale is not None:
             values = values * self.scale
-        finite = values.isfinite().all(dim=1)
-        if not finite.all():
-            first = int(rows[~finite][0])
+        if not all_finite(values):
+            broken = rows[~values.isfinite().all(dim=1)]
             raise ValueError(
-                f"{self.path}: {self.name} must be finite, got NaN or infinity in {int((~finite).sum())} of "
-                f"{len(rows)} rows read (first: {first}); the file is damaged, get it again"
+                f"{self.path}: {self.name} must be finite, got NaN or infinity in {len(broken)} of {len(rows)} rows "
+                f"read (first: {int(broken[0])}); the file is damaged, get it again"
             )
         return values
 
@@ -64,52 +64,41 @@ class _FileRows:
 class StoredRows:
     """A float matrix `[N, width]` left in its files; indexing it reads the rows asked for and checks them.
 
-    Rows are read by their position, not through a memory map: a map takes in what lies around each row (megabytes,
-    where the kernel reads ahead or keeps files in large pages) and counts it as resident, and a file cut short under it
-    ends the process. It holds paths and no open file, so it is cheap to copy and to send to a worker.
+    Rows are read by their position. `safe_open(...).get_slice(name)` gives rows too, but through a memory map: a map
+    takes in what lies around each row (megabytes, where the kernel reads ahead or keeps files in large pages) and
+    counts it as resident, and a file cut short under it ends the process; nor can the open file be sent to a worker.
+    This holds paths, so it is cheap to copy and to pickle.
     """
 
     parts: tuple[_FileRows, ...]
 
     @staticmethod
-    def open(path: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> "StoredRows":
-        """The matrix `name` of a safetensors file.
-
-        Args:
-            path: the file.
-            name: of the matrix; int8 values come with float32 `latent_scale` `[width]`.
-            tensors: what `load_tensors` gave for the file; the values of the matrix are not touched.
+    def open(file: TensorFile, name: str) -> "StoredRows":
+        """The matrix `name` of a safetensors file; its values are not read.
 
         Raises:
-            ValueError: no float matrix, an empty one, or int8 without a finite scale.
+            ValueError: no float matrix, an empty one, or int8 without a finite float32 `latent_scale` `[width]`.
         """
-        matrix = tensors[name]
-        scale = tensors.get("latent_scale") if matrix.dtype == torch.int8 else None
-        if matrix.dtype == torch.int8 and (
-            scale is None
-            or scale.dtype != torch.float32
-            or scale.shape != matrix.shape[1:]
-            or not scale.isfinite().all()
-        ):
-            raise ValueError(f"{path} holds int8 {name} without a latent_scale [{matrix.shape[-1]}]; it is damaged")
-        if matrix.ndim != 2 or matrix.numel() == 0 or not (scale is not None or matrix.is_floating_point()):
-            raise ValueError(
-                f"{path}: {name} must be a non-empty float tensor [N, width], got {matrix.dtype} {list(matrix.shape)}"
-            )
-        return StoredRows(
-            (
-                _FileRows(
-                    name=name,
-                    path=path.absolute(),
-                    offset=_offset(path, name),
-                    count=matrix.shape[0],
-                    width=matrix.shape[1],
-                    stored_dtype=matrix.dtype,
-                    scale=None if scale is None else scale.clone(),
-                    stamp=_stamp(path.stat()),
-                ),
-            )
+        dtype, shape = file.infos[name]
+        scale = None
+        if dtype == torch.int8:
+            if file.infos.get("latent_scale") == (torch.float32, shape[1:]):
+                scale = file.read("latent_scale")["latent_scale"].clone()
+            if scale is None or not all_finite(scale):
+                raise ValueError(f"{file.path} holds int8 {name} without a finite float32 latent_scale; it is damaged")
+        if len(shape) != 2 or 0 in shape or not (scale is not None or dtype.is_floating_point):
+            raise ValueError(f"{file.path}: {name} must be a non-empty float tensor [N, width], got {file.infos[name]}")
+        rows = _FileRows(
+            name=name,
+            path=file.path.absolute(),
+            offset=file.offsets[name],
+            count=shape[0],
+            width=shape[1],
+            stored_dtype=dtype,
+            scale=scale,
+            stamp=_stamp(file.path.stat()),
         )
+        return StoredRows((rows,))
 
     @staticmethod
     def concatenate(matrices: Sequence["StoredRows"]) -> "StoredRows":
@@ -129,6 +118,10 @@ class StoredRows:
         return self.shape[0]
 
     def __getitem__(self, indices: torch.Tensor | slice) -> torch.Tensor:
+        """Rows in their `dtype`, as `read` gives them."""
+        return self.read(indices, self.dtype)
+
+    def read(self, indices: torch.Tensor | slice, dtype: torch.dtype) -> torch.Tensor:
         """Rows at int64 places `[B]`, a boolean mask `[N]` or a slice, as a tensor in memory.
 
         Raises:
@@ -145,17 +138,21 @@ class StoredRows:
         outside = (places < 0) | (places >= len(self))
         if outside.any():
             raise IndexError(f"index {int(indices[outside][0])} is out of range for {len(self)} rows")
-        rows = torch.empty(len(places), self.shape[1], dtype=self.dtype)
+        rows = torch.empty(len(places), self.shape[1], dtype=dtype)
         ends = torch.tensor([part.count for part in self.parts]).cumsum(0)
         part_of = torch.bucketize(places, ends, right=True)
         for number in sorted(set(part_of.tolist())):
-            part, here = self.parts[number], part_of == number
-            rows[here] = part.read(places[here] - (ends[number] - part.count)).to(rows.dtype)
+            part, here = self.parts[number], (part_of == number).nonzero().flatten()
+            values = part.read(places[here] - (ends[number] - part.count))
+            if int(here[-1] - here[0]) + 1 == len(here):  # as in a slice: converted as they are copied, all at once
+                rows[int(here[0]) : int(here[-1]) + 1] = values
+            else:
+                rows[here] = values.to(dtype)
         return rows
 
 
 def encode(latents: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tensors that `StoredRows.open` takes for latents `[N, latent_dim]` stored as `dtype`.
+    """The tensors of a file that `StoredRows.open` takes, for latents `[N, latent_dim]` stored as `dtype`.
 
     Raises:
         ValueError: a dtype not in `STORAGE_DTYPES`, or a latent beyond float16's range.
@@ -167,7 +164,7 @@ def encode(latents: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]
         scale = (latents.abs().amax(dim=0) / _MAX_INT8).clamp(min=torch.finfo(torch.float32).tiny)
         return {"latents": (latents / scale).round().to(torch.int8), "latent_scale": scale}
     stored = latents.to(dtype)
-    if not stored.isfinite().all():
+    if not all_finite(stored):
         raise ValueError(f"a latent of {latents.abs().max():.3g} overflows {dtype}; use float32")
     return {"latents": stored}
 
@@ -241,14 +238,6 @@ def _index_path(path: Path) -> Path:
 
 def _shard_paths(path: Path, count: int) -> list[Path]:
     return [path.with_name(f"{path.stem}-{i:05d}-of-{count:05d}{path.suffix}") for i in range(1, count + 1)]
-
-
-def _offset(path: Path, name: str) -> int:
-    """Where a tensor's bytes begin in a safetensors file, which `load_tensors` has found to be sound."""
-    with open(path, "rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_bytes))
-    return 8 + header_bytes + int(header[name]["data_offsets"][0])
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from .. import draws
 from ..draws import Stream
 from ..generators.contract import ImageGenerator
-from ..storage.files import load_tensors
+from ..storage.files import TensorFile, all_finite, open_tensors
 from .files import StoredRows, encode, save_files, stored_files
 
 _SHARD_BYTES = 2**28  # a million float16 latents of width 128: a modest amount to hold in memory, or to send again
@@ -239,19 +238,25 @@ class LatentSet:
             ValueError: a file is missing, truncated, lacks latents or labels, or holds invalid ones. With `mmap`, NaN
                 and infinity are found by the batch that reads them.
         """
-        shards = [_open_file(file) for file in stored_files(path)]
-        try:
-            stored = LatentSet.concatenate(shards)
-        except ValueError as error:
-            raise ValueError(f"the shards of {path} do not belong together: {error}") from error
-        if mmap:
-            return stored
-        return LatentSet(
-            stored.latents.to(torch.float32),
-            stored.labels,
-            soft_labels=stored.soft_labels,
-            source_index=stored.source_index,
-        )
+        return read_set([open_tensors(file) for file in stored_files(path)], mmap=mmap)
+
+
+def read_set(files: Sequence[TensorFile], *, mmap: bool = False) -> LatentSet:
+    """The set in these files, one after the other; `mmap` and errors as for `LatentSet.load`."""
+    shards = [_open_set(file) for file in files]
+    try:
+        stored = LatentSet.concatenate(shards)
+    except ValueError as error:
+        raise ValueError(f"{files[0].path} and the shards after it do not belong together: {error}") from error
+    if mmap:
+        return stored
+    assert isinstance(stored._latents, StoredRows)
+    return LatentSet(
+        stored._latents.read(slice(None), torch.float32),  # converted file by file, and held once
+        stored.labels,
+        soft_labels=stored.soft_labels,
+        source_index=stored.source_index,
+    )
 
 
 def check_fit(latents: LatentSource, generator: ImageGenerator) -> None:
@@ -274,10 +279,9 @@ def _check_floats(name: str, values: Matrix) -> None:
         return  # its type was checked when it was opened, its values are as they are read
     if values.ndim != 2 or not values.is_floating_point() or values.numel() == 0:
         raise ValueError(f"{name} must be a non-empty float tensor [N, width], got {values.dtype} {list(values.shape)}")
-    finite = values.isfinite().all(dim=1)
-    if not finite.all():
-        row = int((~finite).nonzero()[0])
-        raise ValueError(f"{name} must be finite, got NaN or infinity in {int((~finite).sum())} rows (first: {row})")
+    if not all_finite(values):
+        broken = (~values.isfinite().all(dim=1)).nonzero()
+        raise ValueError(f"{name} must be finite, got NaN or infinity in {len(broken)} rows (first: {int(broken[0])})")
 
 
 def _check_probabilities(rows: torch.Tensor, places: torch.Tensor) -> None:
@@ -314,14 +318,14 @@ def _join(name: str, matrices: Sequence[Matrix]) -> Matrix:
     return torch.cat([matrix[:] for matrix in matrices])
 
 
-def _open_file(path: Path) -> LatentSet:
+def _open_set(file: TensorFile) -> LatentSet:
     """The set in one file, its latents and soft labels left there."""
-    tensors = load_tensors(path)
-    if missing := {"latents", "labels"} - set(tensors):
-        raise ValueError(f"{path} has no {' and no '.join(sorted(missing))}; it is not a LatentSet file")
-    latents = StoredRows.open(path, "latents", tensors)
-    soft_labels = StoredRows.open(path, "soft_labels", tensors) if "soft_labels" in tensors else None
+    if missing := {"latents", "labels"} - set(file.infos):
+        raise ValueError(f"{file.path} has no {' and no '.join(sorted(missing))}; it is not a LatentSet file")
+    latents = StoredRows.open(file, "latents")
+    soft_labels = StoredRows.open(file, "soft_labels") if "soft_labels" in file.infos else None
+    columns = file.read(*({"labels", "source_index"} & set(file.infos)))
     try:
-        return LatentSet(latents, tensors["labels"], soft_labels=soft_labels, source_index=tensors.get("source_index"))
+        return LatentSet(latents, **columns, soft_labels=soft_labels)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{file.path}: {error}") from error

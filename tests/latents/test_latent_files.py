@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from itgan_data.latents.files import StoredRows, encode
 from itgan_data.latents.stored import LatentSet
-from itgan_data.storage.files import load_tensors, save_tensors, write_json
+from itgan_data.storage.files import load_tensors, open_tensors, save_tensors, write_json
 
 NAME = "latents.safetensors"
 INDEX = "latents.safetensors.index.json"
@@ -40,7 +40,7 @@ def stored_matrix(tmp_path_factory: pytest.TempPathFactory) -> StoredRows:
     parts = []
     for number, rows in enumerate(MATRIX.split([2, 4, 1])):
         save_tensors(path := folder / f"{number}", {"other": torch.ones(5), "matrix": rows})
-        parts.append(StoredRows.open(path, "matrix", load_tensors(path)))
+        parts.append(StoredRows.open(open_tensors(path), "matrix"))
     return StoredRows.concatenate(parts)
 
 
@@ -61,7 +61,7 @@ class TestStoredRows:
         parts = []
         for dtype in (torch.float16, torch.int8):
             save_tensors(path := tmp_path / str(dtype), encode(MATRIX, dtype))
-            parts.append(StoredRows.open(path, "latents", load_tensors(path)))
+            parts.append(StoredRows.open(open_tensors(path), "latents"))
         assert [part.dtype for part in parts] == [torch.float16, torch.float32]
         both = StoredRows.concatenate(parts)
         assert both.shape == (2 * COUNT, WIDTH)
@@ -70,7 +70,7 @@ class TestStoredRows:
     def test_a_matrix_of_any_float_type_is_read(self, tmp_path: Path) -> None:
         for dtype in (torch.float64, torch.bfloat16):
             save_tensors(tmp_path / "file", {"matrix": MATRIX.to(dtype)})
-            stored = StoredRows.open(tmp_path / "file", "matrix", load_tensors(tmp_path / "file"))
+            stored = StoredRows.open(open_tensors(tmp_path / "file"), "matrix")
             assert torch.equal(stored[:], MATRIX.to(dtype))
 
 

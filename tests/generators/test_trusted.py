@@ -198,7 +198,7 @@ class TestRoundTrip:
         save_bundle(tmp_path / "bundle", generator, latents_of(generator), config=config, preview=False)
         dataset = ITGANCIFAR10(source=tmp_path / "bundle", trust=Decoder)
         assert len(dataset) == 20
-        with pytest.raises(ValueError, match="pass it as trust="):
+        with pytest.raises(ValueError, match="pass it as `trust`"):
             ITGANCIFAR10(source=tmp_path / "bundle")
 
     def test_the_card_shows_how_to_load_it(self, folder: Path) -> None:
@@ -210,13 +210,13 @@ class TestRoundTrip:
 
     def test_through_the_hub(self, hub: LoopbackHub, folder: Path, decoder: Decoder) -> None:
         hub.tokens["secret"] = "org"
-        with pytest.raises(ValueError, match="pass it as trust="):
+        with pytest.raises(ValueError, match="pass it as `trust`"):
             push_bundle(folder, "org/name", token="secret")
         push_bundle(folder, "org/name", token="secret", trust=Decoder)
         push_bundle(load_bundle(folder, trust=Decoder), "org/other", token="secret")
         pulled = load_bundle("org/name", trust=Decoder).generator
         assert torch.equal(images_of(pulled), images_of(copy.deepcopy(decoder).eval()))
-        with pytest.raises(ValueError, match="pass it as trust="):
+        with pytest.raises(ValueError, match="pass it as `trust`"):
             load_bundle("org/other")
 
 

@@ -28,6 +28,7 @@ import metrics
 import sampling
 import storage
 import stress_bundles
+import stress_inputs
 import stress_resume
 import throughput
 from setting import one_line_errors, readable, stored_results
@@ -69,6 +70,7 @@ REPORTS: dict[str, Callable[[Path], str]] = {  # the first pattern that fits a f
     "sampling-*.json": sampling.report,
     "storage.json": storage.report,
     "stress-bundles.json": stress_bundles.report,
+    "stress-inputs.json": stress_inputs.report,
     "stress-resume.json": stress_resume.report,
     "throughput.json": throughput.report,
 }

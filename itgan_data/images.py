@@ -68,7 +68,7 @@ def image_to_uint8(image: Any) -> torch.Tensor:
     if isinstance(image, np.ndarray):
         if image.dtype.kind not in "buif":
             raise ValueError(f"an image must hold numbers, got {image.dtype}")
-        pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("=")))
+        pixels = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("="), order="C"))  # may be read-only
         image = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels
     if not isinstance(image, torch.Tensor):
         raise ValueError(f"an image must be a PIL image, a tensor or an array, got {type(image).__name__}")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import make_images, write_cifar10
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from itgan_data.cli.options import flips_of
@@ -199,3 +200,68 @@ class TestLoadImages:
     def test_what_holds_no_images_is_refused(self, dataset: list[Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             load_images(dataset)
+
+
+class TestHuggingFace:
+    """Data sets of Hugging Face's package, where it is installed."""
+
+    @pytest.fixture
+    def rows(self) -> Any:
+        hugging_face = pytest.importorskip("datasets", reason="Hugging Face's datasets is no dependency")
+        features = hugging_face.Features(
+            {"image": hugging_face.Image(), "label": hugging_face.ClassLabel(names=["cat", "dog"])}
+        )
+        images = make_images()
+        columns = {"image": [to_pil(image) for image in images.images], "label": images.targets}
+        return hugging_face.Dataset.from_dict(columns, features=features)
+
+    @pytest.mark.parametrize("form", [None, "torch", "numpy"])
+    def test_the_columns_image_and_label_are_read_with_the_names(self, rows: Any, form: str | None) -> None:
+        loaded, expected = load_images(rows.with_format(form)), make_images()
+        assert torch.equal(loaded.images, expected.images)
+        assert torch.equal(loaded.labels, expected.labels)
+        assert loaded.class_names == ("cat", "dog")
+
+    def test_what_has_no_length_or_other_columns_is_refused(self, rows: Any) -> None:
+        hugging_face = pytest.importorskip("datasets")
+        for given, message in (
+            (rows.to_iterable_dataset(), "IterableDataset; .* load it without streaming"),
+            (hugging_face.DatasetDict({"train": rows, "test": rows}), r"a mapping of \['train', 'test'\]; give one"),
+            (rows.rename_column("image", "img"), r"columns \['img', 'label'\]"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                load_images(given)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ((image for image in []), "got generator"),
+        (DataLoader([(torch.zeros(3, 4, 4), 0)]), "got DataLoader; .* its `dataset`"),
+        ({"train": []}, r"a mapping of \['train'\]"),
+        ([torch.zeros(3, 4, 4)], "item 0 must be .image, label."),
+        ([(torch.zeros(3, 4, 4), 0, 0)], "got tuple"),
+    ],
+)
+def test_what_is_no_data_set_of_pairs_is_refused(dataset: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_images(dataset)
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "message"),
+    [
+        (["cat", "dog"], 2, r"image 1: label 2 is out of range; expected 0\.\.1"),
+        (None, 0.5, "image 1: a label must be an integer, got 0.5"),
+        (None, -1, "image 1: label -1 is out of range"),
+    ],
+)
+def test_a_label_is_refused_by_index_and_value(classes: list[str] | None, label: Any, message: str) -> None:
+    class Pairs(list[Any]):
+        pass
+
+    pairs = Pairs([(torch.zeros(3, 4, 4), 0), (torch.zeros(3, 4, 4), label)])
+    if classes is not None:
+        pairs.classes = classes
+    with pytest.raises(ValueError, match=message):
+        load_images(pairs)

@@ -186,6 +186,7 @@ class TestImageToUint8:
             LEVELS.permute(1, 2, 0).numpy().astype(">i8"),
             np.stack([WIDE] * 3, axis=2).astype(">u2"),
             LEVELS.permute(1, 2, 0).numpy() / 255,
+            np.frombuffer(LEVELS.permute(1, 2, 0).numpy().tobytes(), np.uint8).reshape(16, 16, 3),  # read-only
             to_pil(LEVELS),
             to_pil(LEVELS).convert("RGBA"),
             to_pil(LEVELS).convert("L").convert("LA"),

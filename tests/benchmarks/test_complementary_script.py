@@ -51,7 +51,7 @@ def module(scripts: tuple[ModuleType, ModuleType], monkeypatch: pytest.MonkeyPat
 
 
 def run(scripts: tuple[ModuleType, ModuleType], folder: Path) -> Result:
-    arguments = ["--data", "imagefolder:/nowhere", "--tables", "3", "--device", "cpu"]
+    arguments = ["--tables", "3", "--device", "cpu"]  # the default data are not there, and are not read
     arguments += ["--out", str(folder / "out.json"), "--workdir", str(folder / "work")]
     return CliRunner().invoke(scripts[0].main, arguments)
 

@@ -22,6 +22,7 @@ from .contract import probe_images
 from .frozen import FrozenBigGAN, fold
 
 _Tensors = dict[str, torch.Tensor]
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")  # the second where a layer alone was compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,9 @@ class _Family:
 def import_generator(path: str | os.PathLike[str]) -> FrozenBigGAN:
     """Read a released generator checkpoint and freeze it.
 
-    The family is known by the keys; sizes (classes, latent, channels, resolution, shared embedding, attention) are read
-    off the shapes of the tensors.
+    The family is known by the keys, without what DataParallel (`module.`) and torch.compile (`_orig_mod.`) put before
+    them; sizes (classes, latent, channels, resolution, shared embedding, attention) are read off the shapes of the
+    tensors. Of several generators in a file the moving average is taken: the one with "ema" in its name.
 
     Args:
         path: a `.pth` file of IT-GAN, DiffAugment or BigGAN-PyTorch, of StudioGAN's `big_resnet`, or of mimicry's
@@ -64,20 +66,34 @@ def import_generator(path: str | os.PathLike[str]) -> FrozenBigGAN:
 
 def import_training_form(path: str | os.PathLike[str]) -> BigGAN:
     """What `import_generator` freezes: the same checkpoint as a `BigGAN` in evaluation mode, float32."""
-    content = read_torch_file(path)
-    wrapped = [content[name] for name in ("state_dict", "model_state_dict") if isinstance(content.get(name), Mapping)]
-    state = dict(wrapped[0] if wrapped else content)
-    for family in _FAMILIES:
-        if state.keys() >= set(family.marks):
-            break
-    else:
-        expected = "; ".join(f"{family.name} (with {', '.join(family.marks)})" for family in _FAMILIES)
-        raise ValueError(f"{path} is of an unknown family (first keys {list(state)[:4]!r:.200}); expected {expected}")
+    family, state = _find_generator(path, read_torch_file(path))
     try:
         return _build(family, state)
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
         reasons = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"{path} does not fit a BigGAN of {family.name}: {reasons:.1000}") from error
+
+
+def _find_generator(path: str | os.PathLike[str], content: Mapping[str, Any]) -> tuple[_Family, _Tensors]:
+    """The family and the tensors of the one generator in a checkpoint: all of it, or a dictionary in it."""
+    parts = {name: part for name, part in content.items() if isinstance(part, Mapping)} | {"": content}
+    states = {name: _unwrapped(part) for name, part in parts.items()}
+    found = {n: family for n, state in states.items() for family in _FAMILIES if state.keys() >= set(family.marks)}
+    inner = [name for name in found if name]
+    names = [name for name in inner if "ema" in name.lower()] or inner or list(found)
+    if not names:
+        expected = "; ".join(f"{family.name} (with {', '.join(family.marks)})" for family in _FAMILIES)
+        first = list(next(iter(states.values())))[:4]
+        raise ValueError(f"{path} is of an unknown family (first keys {first!r:.200}); expected {expected}")
+    if len(names) > 1:
+        raise ValueError(f"{path} holds several generators ({', '.join(names):.200}); save one of them alone")
+    return found[names[0]], states[names[0]]
+
+
+def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors under the names that they had before DataParallel and torch.compile wrapped the module, in any order."""
+    unwrapped = {_WRAPPERS.sub("", str(name)): value for name, value in state.items()}
+    return unwrapped if len(unwrapped) == len(state) else dict(state)  # names that would become equal are left alone
 
 
 def _build(family: _Family, state: Mapping[str, Any]) -> BigGAN:

@@ -152,7 +152,42 @@ def test_other_sizes_of_the_biggan_pytorch_family(options: dict[str, Any], tmp_p
     assert torch.equal(imported(latents, labels), fold(generator)(latents, labels))
 
 
+@pytest.mark.parametrize("name", ["biggan_itgan_cifar10", "mimicry_cgan_pd"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {"G": {f"module._orig_mod.{key}": value for key, value in state.items()}, "step": 3},
+        lambda state: {f"_orig_mod.module.{key}": value for key, value in state.items()},
+        lambda state: {re.sub(r"^(block.?\d)", r"\1._orig_mod", key): value for key, value in state.items()},
+        lambda state: {"G": {key: value + 1 for key, value in state.items()}, "G_ema": state, "D": {"a": state}},
+    ],
+    ids=[
+        "DataParallel",
+        "compiled",
+        "compiled, then parallel",
+        "parallel, then compiled",
+        "compiled blocks",
+        "average",
+    ],
+)
+def test_a_checkpoint_is_found_in_its_wrapping(
+    wrap: Any, checkpoint: Path, reference: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(wrap(content.get(WRAPPERS.get(checkpoint.stem), content)), tmp_path / "file.pth")
+    images = import_generator(tmp_path / "file.pth")(reference["latents"], reference["labels"])
+    torch.testing.assert_close(images, reference["images"], rtol=0, atol=1e-5)
+
+
 class TestRefused:
+    def test_several_generators_are_not_chosen_from(self, fixture_folder: Path, tmp_path: Path) -> None:
+        state = torch.load(fixture_folder / "biggan_itgan_cifar10.pth", weights_only=True)
+        torch.save({"first": state, "second": state}, tmp_path / "file.pth")
+        with pytest.raises(ValueError, match=r"holds several generators \(first, second\); save one of them alone"):
+            import_generator(tmp_path / "file.pth")
+
     def test_an_unknown_family(self, tmp_path: Path) -> None:
         torch.save({"mapping.fc0.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
         with pytest.raises(

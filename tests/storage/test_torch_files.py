@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from itgan_data.storage import torch_files
+from itgan_data.storage.files import check_sha256, load_tensors
 from itgan_data.storage.torch_files import read_torch_file
 
 
@@ -32,7 +34,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: 
     torch.save({"weight": Malicious()}, tmp_path / "torch.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious(), protocol=2))
     for name in ("torch.pth", "plain.pth"):
-        with pytest.raises(ValueError, match=f"{name} is damaged or needs code to load, which is refused"):
+        with pytest.raises(ValueError, match=rf"{name} holds whole objects .* needs code to load, which is refused"):
             read_torch_file(tmp_path / name)
     assert not (tmp_path / "harm").exists()
 
@@ -50,6 +52,50 @@ def test_a_file_cut_short_or_changed_is_refused_or_read_and_nothing_else(tmp_pat
                 messages.append(str(error))
     assert len(messages) > len(whole) / 7  # a changed number is not found out
     assert not any("\n" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>Sign in</html>", "is an HTML page"),
+        (b"<HTML><body>404</body></HTML>", "is an HTML page"),
+        (b"labels,1,2", "is damaged, or no file of torch.save"),
+    ],
+)
+def test_what_a_failed_download_leaves_is_told_apart(tmp_path: Path, content: bytes, message: str) -> None:
+    """Here, and wherever a safetensors file or one with a checksum is expected."""
+    (path := tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=f"file {message}"):
+        read_torch_file(path)
+    if "damaged" not in message:
+        for read in (load_tensors, lambda path: check_sha256(path, {"file": "0" * 64})):
+            with pytest.raises(ValueError, match=f"file {message}"):
+                read(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_file_cut_short_is_called_so(tmp_path: Path, share: float) -> None:
+    torch.save({"weight": torch.arange(999.0)}, tmp_path / "file.pth")
+    content = (tmp_path / "file.pth").read_bytes()
+    (tmp_path / "file.pth").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"file\.pth is truncated: .* its end is missing"):
+        read_torch_file(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("module", [nn.Linear(2, 2), nn.Sequential(nn.ReLU()), nn.BatchNorm1d(2)])
+def test_a_whole_module_is_called_so(tmp_path: Path, module: nn.Module) -> None:
+    for content in (module, {"generator": module, "step": 3}):
+        torch.save(content, tmp_path / "file.pth")
+        with pytest.raises(ValueError, match=r"holds whole objects \(torch\.nn\..*save `module\.state_dict\(\)`"):
+            read_torch_file(tmp_path / "file.pth")
+
+
+def test_a_generator_and_its_average_may_share_what_is_stored(tmp_path: Path) -> None:
+    state = {"weight": torch.randn(100, 100)}
+    torch.save({"G": state, "G_ema": {"weight": state["weight"].t()}, "shadow": dict(state)}, tmp_path / "file.pth")
+    assert torch.equal(read_torch_file(tmp_path / "file.pth")["G_ema"]["weight"], state["weight"].t())
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

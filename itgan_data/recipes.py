@@ -4,7 +4,7 @@ Work is counted in updates, not epochs, so that training sets of different sizes
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -87,7 +87,7 @@ def fast_recipe(steps: int = 2000, batch_size: int = 128, *, flip: bool = True) 
 
 
 class ClassifierTraining:
-    """A classifier in training, one update at a time, whose state can be kept and taken up again exactly.
+    """A classifier in training, one update at a time; `network`, `optimizer` and `step` are all that an update changes.
 
     Arguments and errors as of `train_classifier`. The network is in training mode while it lasts.
     """
@@ -117,7 +117,7 @@ class ClassifierTraining:
         """Updates so far."""
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.train()
-        self._optimizer = torch.optim.SGD(
+        self.optimizer = torch.optim.SGD(
             network.parameters(),
             lr=recipe.lr,
             momentum=recipe.momentum,
@@ -135,7 +135,7 @@ class ClassifierTraining:
         if epoch != self._epoch:
             self._batches = epoch_batches(len(self.source), recipe.batch_size, seed=self.seed, epoch=epoch)
             self._epoch = epoch
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate(self.step)
         images, labels = training_batch(
             self.source,
@@ -151,29 +151,11 @@ class ClassifierTraining:
         if self.observe is not None:
             self.observe(self._batches[place], logits.detach())
         loss = F.cross_entropy(logits.float(), labels)
-        self._optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        self.optimizer.step()
         self.step += 1
         return loss.detach()
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Weights, buffers and momenta by name; they share memory with the network and its optimiser."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            momentum = self._optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
-        return tensors
-
-    def restore(self, state: Mapping[str, torch.Tensor], step: int) -> None:
-        """Go on from what `state` gave after `step` updates."""
-        own = self.network.state_dict()
-        self.network.load_state_dict({name: state[f"network.{name}"] for name in own})
-        for name, parameter in self.network.named_parameters():
-            if (momentum := state.get(f"momentum.{name}")) is not None:
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-        self.step = step
 
 
 def train_classifier(

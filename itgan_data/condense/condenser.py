@@ -279,7 +279,7 @@ class Condenser:
         checkpointer = Checkpointer(self.workdir / unit.name, self._work, self._team.time_limit, may_differ=MAY_DIFFER)
         found = checkpointer.load() if saved_step(checkpointer.folder) == self.config.steps else None
         if found is not None:
-            learned = found.tensors["latents"]
+            learned = found.tensors["latents"].flatten(0, 1)
         else:
             networks, latents = self._networks, self.start.latents[rows].to(self.device)
             learner = Learner(

@@ -17,8 +17,9 @@ from .. import draws
 from ..config import Above, AtLeast, check
 from ..draws import Stream
 from ..images import LabeledImages, Normalization, signed_to_unit, unit_to_signed
-from ..pretraining.encoder import Encoder, Fit
+from ..pretraining.encoder import Encoder
 from ..running.checkpointer import Checkpointer, checkpointing
+from ..running.training import Fit
 from .matching import reconstruction
 
 logger = logging.getLogger(__name__)
@@ -105,10 +106,11 @@ def invert(
     signed = unit_to_signed(unit)
     with torch.no_grad():
         features = embed(normalization.standardize(unit))
-    latents = start.clone().requires_grad_(True)
+    inverted = nn.ParameterDict({"latents": start.clone()})
+    latents = inverted["latents"]
     optimizer = torch.optim.Adam([latents], lr=config.lr_latents)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.steps))
-    fit = Fit({"latents": latents}, optimizer, schedule)
+    fit = Fit(inverted, optimizer, schedule)
     first = fit.restore(None if checkpointer is None else checkpointer.load())
 
     def state(losses: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -6,12 +6,14 @@ from contextlib import closing
 from functools import partial
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from .. import draws
 from ..draws import Stream
 from ..images import signed_to_unit
 from ..running.checkpointer import Checkpointer, checkpointing
+from ..running.training import fill, training_tensors
 from .config import CondenserConfig
 from .inversion import Images
 from .journal import Journal, preview_places
@@ -79,7 +81,8 @@ class Learner:
         self.config = config
         self.checkpointer = checkpointer
         self.class_names = class_names
-        self.latents = start.latents.clone().requires_grad_(True)
+        self.learned = nn.ParameterDict({"latents": start.latents.clone()})
+        self.latents: torch.Tensor = self.learned["latents"]
         self.optimizer = _optimizer(self.latents, config)
         self.watch = LossWatch(len(start.classes), self.latents.device)
         self.step = self._restore()
@@ -176,8 +179,7 @@ class Learner:
     def _good_state(self, losses: torch.Tensor) -> dict[str, torch.Tensor]:
         """What a checkpoint holds, after the check of `losses`, the last ones."""
         self._check(losses)
-        tensors = {"latents": self.latents, **self.optimizer.state[self.latents]}
-        tensors = {name: tensors[name].flatten(0, 1) for name in ("latents", *_moments(self.config))}
+        tensors = training_tensors(self.learned, self.optimizer)
         if self.watch.limit is not None:
             tensors["loss_limit"] = self.watch.limit
         return tensors | self.networks.state(self.step)
@@ -191,16 +193,10 @@ class Learner:
             raise ValueError(
                 f"{self.checkpointer.folder} is at step {found.step}, beyond steps={self.config.steps}; raise steps"
             )
-        device, tensors = self.latents.device, found.tensors
-        with torch.no_grad():
-            self.latents.copy_(tensors["latents"].view_as(self.latents))
-        moments = {name: tensors[name].to(device).view_as(self.latents) for name in _moments(self.config)}
-        if self.config.optimizer == "adam":
-            moments["step"] = torch.tensor(float(found.step))
-        self.optimizer.state[self.latents] = moments
-        if "loss_limit" in tensors:
-            self.watch.limit = tensors["loss_limit"].to(device)
-        self.networks.restore(tensors)
+        fill(training_tensors(self.learned, self.optimizer), found.tensors)
+        if "loss_limit" in found.tensors:
+            self.watch.limit = found.tensors["loss_limit"].to(self.latents.device)
+        self.networks.restore(found.tensors)
         return found.step
 
 
@@ -208,10 +204,3 @@ def _optimizer(latents: torch.Tensor, config: CondenserConfig) -> torch.optim.Op
     if config.optimizer == "adam":
         return torch.optim.Adam([latents], lr=config.lr_latents)
     return torch.optim.SGD([latents], lr=config.lr_latents, momentum=config.momentum)
-
-
-def _moments(config: CondenserConfig) -> tuple[str, ...]:
-    """The tensors of the optimiser's state."""
-    if config.optimizer == "adam":
-        return ("exp_avg", "exp_avg_sq")
-    return ("momentum_buffer",) if config.momentum > 0 else ()

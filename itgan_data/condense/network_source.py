@@ -1,6 +1,7 @@
 """Where the embedding network of a step comes from: a pool of trained ones, or random ones, trained along or not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -12,6 +13,7 @@ from ..augmentation import Augmentation
 from ..config import Above, AtLeast, HalfOpen, OneOf, check
 from ..draws import Stream
 from ..networks import NETWORKS, Classifier, Norm, create_network
+from ..running.training import fill, prefixed, training_tensors
 from .pool import EmbeddingPool
 
 Standardized = Callable[[], tuple[torch.Tensor, torch.Tensor]]
@@ -126,13 +128,12 @@ class FreshSource:
         self.seed = seed
         network = self._create(0, 0).requires_grad_(False)
         self.network: Classifier = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.momenta = [torch.zeros_like(parameter) for parameter in self.network.parameters()]
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=config.lr, momentum=config.momentum)
 
     def load(self, group: int, step: int) -> None:
         if step % self.config.outer_steps == 0:
             self.network.load_state_dict(self._create(group, step).state_dict())
-            for momentum in self.momenta:
-                momentum.zero_()
+            self.optimizer.state.clear()
 
     def follow(self, synthetic: Standardized, group: int, step: int) -> None:
         if self.config.inner_epochs == 0 or (step + 1) % self.config.outer_steps == 0:
@@ -149,16 +150,15 @@ class FreshSource:
     def state(self, step: int) -> dict[str, torch.Tensor]:
         if step % self.config.outer_steps == 0:
             return {}  # the next step draws another network
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        return tensors | {f"momentum.{number}": value for number, value in enumerate(self.momenta)}
+        return self._tensors()
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        prefix = "network."
-        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        if weights:
-            self.network.load_state_dict(weights)
-            for number, momentum in enumerate(self.momenta):
-                momentum.copy_(state[f"momentum.{number}"])
+        if any(name.startswith("network.") for name in state):
+            fill(self._tensors(), state)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        with self._trainable():
+            return prefixed("network", training_tensors(self.network, self.optimizer))
 
     def _create(self, group: int, step: int) -> Classifier:
         return create_network(
@@ -172,16 +172,19 @@ class FreshSource:
 
     def _update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """One update by stochastic gradient descent with momentum."""
-        parameters = list(self.network.parameters())
-        required = parameters[0].requires_grad
+        with self._trainable():
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.network(images), labels).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    @contextmanager
+    def _trainable(self) -> Iterator[None]:
+        """Frozen weights are not, for so long: matching by embeddings would only carry their gradients along."""
+        required = next(self.network.parameters()).requires_grad
         self.network.requires_grad_(True)
-        loss = F.cross_entropy(self.network(images), labels)
-        gradients = torch.autograd.grad(loss, parameters)
+        yield
         self.network.requires_grad_(required)
-        with torch.no_grad():
-            for parameter, momentum, gradient in zip(parameters, self.momenta, gradients, strict=True):
-                momentum.mul_(self.config.momentum).add_(gradient)
-                parameter.sub_(momentum, alpha=self.config.lr)
 
 
 def _batches(size: int, batch_size: int, seed: int, epoch: int) -> list[torch.Tensor]:

@@ -19,6 +19,7 @@ from ..recipes import ClassifierTraining, accuracy, fast_recipe
 from ..running.checkpointer import Checkpointer, checkpointing
 from ..running.shards import Shard, Team
 from ..running.stopping import TimeLimit
+from ..running.training import fill, prefixed, training_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -203,15 +204,20 @@ def _train(
     )
     snapshots: dict[str, torch.Tensor] = {}
     accuracies: list[float] = []
+
+    def trained() -> dict[str, torch.Tensor]:
+        return prefixed("training", training_tensors(network, training.optimizer))
+
     if found is not None:
-        training.restore(_named(found.tensors, "training."), found.step)
+        fill(trained(), found.tensors)
+        training.step = found.step
         accuracies = found.tensors["accuracies"].tolist()
         snapshots = {name: tensor for name, tensor in found.tensors.items() if name[0].isdigit()}
 
     def state() -> dict[str, torch.Tensor]:
         tensors = {**snapshots, "accuracies": torch.tensor(accuracies, dtype=torch.float64)}
         if training.step < config.steps:
-            tensors |= {f"training.{name}": tensor for name, tensor in training.state().items()}
+            tensors |= trained()
         return tensors
 
     due = config.snapshot_steps()

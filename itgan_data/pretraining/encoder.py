@@ -1,7 +1,5 @@
 """An encoder that predicts the latents of images, trained on a generator's own samples."""
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,8 +7,8 @@ from tqdm import trange
 
 from .. import draws
 from ..draws import Stream
-from ..running.checkpoint import Checkpoint
 from ..running.checkpointer import Checkpointer, checkpointing
+from ..running.training import Fit
 
 
 class Encoder(nn.Module):
@@ -65,7 +63,7 @@ def train_encoder(
     encoder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, cycle_momentum=False)
-    fit = Fit(dict(encoder.named_parameters()), optimizer, schedule)
+    fit = Fit(encoder, optimizer, schedule)
     first = fit.restore(None if checkpointer is None else checkpointer.load())
     rows = torch.arange(batch_size, device=device)
     with checkpointing(checkpointer, steps, remedy="lower lr_encoder of the inversion") as done:
@@ -84,43 +82,3 @@ def train_encoder(
                 bar.set_postfix_str(f"latent error {loss.item():.3f}")
             done(step + 1, fit.state)
     return encoder.eval().requires_grad_(False)
-
-
-class Fit:
-    """Tensors that an Adam fits, with its moments and learning rate: what a checkpoint of a fit holds."""
-
-    def __init__(
-        self,
-        tensors: Mapping[str, torch.Tensor],
-        optimizer: torch.optim.Adam,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-    ) -> None:
-        self.tensors = tensors
-        self.optimizer = optimizer
-        self.schedule = schedule
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """All by name."""
-        moments = {
-            f"{name}.{key}": self.optimizer.state[tensor][key]
-            for name, tensor in self.tensors.items()
-            for key in ("exp_avg", "exp_avg_sq")
-        }
-        lr = torch.tensor(self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
-        return {**self.tensors, **moments, "lr": lr}
-
-    @torch.no_grad()
-    def restore(self, found: Checkpoint | None) -> int:
-        """Go on from what `state` gave, if there is such; the steps done."""
-        if found is None:
-            return 0
-        for name, tensor in self.tensors.items():
-            tensor.copy_(found.tensors[name])
-            moments = {key: found.tensors[f"{name}.{key}"] for key in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[tensor] = {
-                "step": torch.tensor(float(found.step)),
-                **{key: torch.empty_like(tensor).copy_(moment) for key, moment in moments.items()},
-            }
-        self.optimizer.param_groups[0]["lr"] = float(found.tensors["lr"])
-        self.schedule.last_epoch = found.step
-        return found.step

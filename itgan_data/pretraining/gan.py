@@ -28,6 +28,7 @@ from ..running.checkpointer import Checkpointer
 from ..running.ranks import Ranks
 from ..running.step_log import StepLog
 from ..running.stopping import TimeLimit, interrupt_held
+from ..running.training import fill
 from ..storage.files import fingerprint, write_atomically
 from .batches import Batches
 from .config import MAY_DIFFER, GeneratorTrainerConfig
@@ -287,8 +288,7 @@ class GeneratorTrainer:
                 raise ValueError(
                     f"{self.workdir} is at step {found.step}, beyond steps={self.config.steps}; raise steps"
                 )
-            for name, tensor in tensors.items():
-                tensor.copy_(found.tensors[name])
+            fill(tensors, found.tensors)
             step = found.step
         self.ranks.spread(tensors.values())
         return self.ranks.largest(step)

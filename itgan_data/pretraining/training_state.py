@@ -1,6 +1,7 @@
 """What training changes: the two networks, their optimisers, and the moving average of the generator."""
 
 import copy
+from functools import partial
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from .. import draws
 from ..draws import Stream
 from ..generators.biggan import BigGAN
 from ..generators.spectral import SpectralNorm
+from ..running.training import prefixed, training_tensors
 from .config import GeneratorTrainerConfig
 from .discriminator import ProjectionDiscriminator
 
@@ -29,9 +31,9 @@ class TrainingState:
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         for module in (self.generator, self.discriminator, self.average):
             module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        betas = (config.beta1, config.beta2)
-        self.generator_optimizer = _adam(self.generator, config.lr_generator, betas)
-        self.discriminator_optimizer = _adam(self.discriminator, config.lr_discriminator, betas)
+        adam = partial(torch.optim.Adam, betas=(config.beta1, config.beta2), eps=1e-6)
+        self.generator_optimizer = adam(self.generator.parameters(), lr=config.lr_generator)
+        self.discriminator_optimizer = adam(self.discriminator.parameters(), lr=config.lr_discriminator)
 
     @torch.no_grad()
     def update_average(self, step: int) -> None:
@@ -47,21 +49,11 @@ class TrainingState:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by name; they share memory with the state."""
-        modules = {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "average": self.average,
+        return {
+            **prefixed("generator", training_tensors(self.generator, self.generator_optimizer)),
+            **prefixed("discriminator", training_tensors(self.discriminator, self.discriminator_optimizer)),
+            **prefixed("average", self.average.state_dict()),
         }
-        tensors = {
-            f"{prefix}.{name}": tensor.detach()
-            for prefix, module in modules.items()
-            for name, tensor in module.state_dict().items()
-        }
-        optimizers = {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
-        for prefix, optimizer in optimizers.items():
-            for index, parameter_state in optimizer.state_dict()["state"].items():
-                tensors |= {f"{prefix}.adam.{index}.{key}": value for key, value in parameter_state.items()}
-        return tensors
 
     def _spectral_layers(self) -> list[SpectralNorm]:
         modules = [*self.generator.modules(), *self.discriminator.modules()]
@@ -71,15 +63,3 @@ class TrainingState:
 def tensors_of(module: nn.Module) -> list[torch.Tensor]:
     """Parameters and buffers."""
     return [*module.parameters(), *module.buffers()]
-
-
-def _adam(module: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    """An Adam that has not stepped yet but has the tensors of its state, so that a checkpoint can fill them."""
-    optimizer = torch.optim.Adam(module.parameters(), lr=lr, betas=betas, eps=1e-6)
-    for parameter in module.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros(()),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer

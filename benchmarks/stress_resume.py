@@ -33,7 +33,7 @@ from itgan_data.condense.pool import PoolConfig
 from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.images import LabeledImages
-from itgan_data.running.checkpointer import Checkpointer, saved_step
+from itgan_data.running.checkpoint import Checkpointer, saved_step
 from itgan_data.storage.files import read_json, write_json
 
 CHECKPOINT_STEPS = 10
@@ -122,7 +122,7 @@ class Victim:
         self.tally = tally
         self.attempts = 0
         workdir.mkdir()
-        self.units = {(unit.group, unit.classes[0]): unit.name for unit in make_condenser(config, workdir).units}
+        self.units = {(unit.group, unit.classes[0]): unit.name for unit in make_condenser(config, workdir).work_units}
 
     def run(self, seconds: float | None) -> bool:
         """Start it, kill it after `seconds`; whether it came to its end before that."""

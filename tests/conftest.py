@@ -6,7 +6,7 @@ import pickle
 import shutil
 import signal
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +67,7 @@ def run_tiny(script: ModuleType, folder: Path, *options: str) -> Result:
 
 def run_on(patch: pytest.MonkeyPatch, clock: Any) -> None:
     """Let long work read its time from `clock`."""
-    for module in ("checkpointer", "stopping"):
+    for module in ("checkpoint", "stopping"):
         patch.setattr(f"itgan_data.running.{module}.time", clock)
 
 
@@ -114,6 +114,18 @@ def make_images(count: int = 6, side: int = 4, channels: int = 3) -> LabeledImag
     return LabeledImages(pixels.to(torch.uint8), torch.arange(count) % 2, ("cat", "dog"))
 
 
+def assert_as_near_as_rounding(
+    ours: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], start: Mapping[str, torch.Tensor]
+) -> None:
+    """The weights of two trainings differ by little of what either moved since the start."""
+    assert ours.keys() == others.keys()
+    for name in [
+        name for name in ours if ".state." not in name and not name.endswith((".running_mean", ".running_var"))
+    ]:
+        moved = (others[name] - start[name]).norm()
+        assert (ours[name] - others[name]).norm() <= 0.01 * moved, name
+
+
 class TinyGenerator(nn.Module):
     """A generator of 8 px images, three classes, smooth in its latents."""
 
@@ -136,13 +148,17 @@ def tiny_generator() -> TinyGenerator:
     return TinyGenerator()
 
 
-@pytest.fixture
-def tiny_images() -> LabeledImages:
+def colored_images() -> LabeledImages:
     """Thirty 8 px images in three classes, each of its own colour."""
     labels = torch.arange(30) % 3
     colors = torch.eye(3)[labels].view(30, 3, 1, 1) * 120
     noise = torch.randint(0, 130, (30, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     return LabeledImages((colors + noise).to(torch.uint8), labels, ("red", "green", "blue"))
+
+
+@pytest.fixture
+def tiny_images() -> LabeledImages:
+    return colored_images()
 
 
 def _die_at_rename(number: int, threads: int, target: Callable[..., object], arguments: tuple[Any, ...]) -> None:
@@ -184,12 +200,23 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def ctrl_c_raises() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, as in a terminal; a shell that starts a job in the background has it ignored."""
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def stop_signal(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal that stops long work once all is saved, and what it does otherwise, as in a terminal."""
+    # A shell that starts a job in the background has Ctrl-C ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
+    yield request.param
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def stops_by(number: signal.Signals) -> Iterator[None]:
+    """Expects the end of long work by a signal."""
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
+        yield
+    assert number == signal.SIGINT or caught.value.code == 143
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,11 @@ import logging
 import click
 
 from ..config import package_version
+from ..running.shards import Shard
 from .judging import evaluate_command, info
 from .making import condense, import_command, pretrain
 from .pictures import preview
-from .running import OneLineErrors, leads
+from .running import OneLineErrors
 from .sharing import pull, push
 
 __all__ = ["main"]
@@ -35,7 +36,7 @@ def main(debug: bool) -> None:
     """
     logging.basicConfig(format="%(message)s")
     # Not of the clients that it uses, and of the ranks of torchrun only the first one's.
-    logging.getLogger("itgan_data").setLevel(logging.INFO if leads() else logging.ERROR)
+    logging.getLogger("itgan_data").setLevel(logging.INFO if Shard.of_this_process().leads else logging.ERROR)
 
 
 for _command in (pretrain, condense, evaluate_command, preview, import_command, info, push, pull):

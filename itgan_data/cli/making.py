@@ -1,6 +1,5 @@
 """`itgan-data pretrain`, `condense` and `import`."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from ..latents.stored import LatentSet
 from ..pretraining import presets
 from ..pretraining.config import GeneratorTrainerConfig
 from ..pretraining.gan import GeneratorTrainer
+from ..running.lock import workdir_lock
 from ..running.shards import Shard, Team
 from ..running.stopping import OutOfTimeError, TimeLimit
 from ..storage.files import read_json
@@ -48,7 +48,7 @@ from .options import (
     out_option,
     trust_option,
 )
-from .running import LongCommand, leads, process_group
+from .running import LongCommand, process_group
 
 PRESETS = {"digits": presets.digits, "small": presets.small, "paper": presets.paper}
 METHODS: dict[str, Callable[..., CondenserConfig]] = {
@@ -105,7 +105,7 @@ def pretrain(
     with process_group():
         trainer = GeneratorTrainer(config, real, workdir=out, device=device, feature_network=features)
         trainer.run(max_minutes)
-    if not leads():
+    if not Shard.of_this_process().leads:
         return
     has_collapsed = trainer.monitor is not None and trainer.monitor.has_collapsed  # then the best one is in `out`
     if trainer.step < config.steps and not has_collapsed:
@@ -166,7 +166,7 @@ def condense(
     chosen = _generator(generator, method, real, config, trust)
     condenser = Condenser(chosen, real, config, workdir=workdir or _beside(out), device=device)
     latents = _latents(condenser, stage, shard, max_minutes)
-    if latents is None or not leads():
+    if latents is None or not Shard.of_this_process().leads:
         return  # another job or rank writes the bundle
     training = {"condenser": asdict(config), "environment": environment(device)}
     description = _describe(data, condenser.real_images.classes, config.normalization, method, training)
@@ -227,9 +227,10 @@ def _train_monitor(
 ) -> FeatureNetwork:
     """Features of a ConvNet trained on the real images, once: it is kept in `workdir`."""
     config, normalization = replace(MONITOR, flips=flips), measure_normalization(real)
-    time_limit = TimeLimit(max_minutes, checkpoint_minutes=math.inf, workdir=workdir)
-    team = Team(Shard.of_this_rank(), time_limit)  # the first rank trains it, the others wait for as long as it takes
-    pool = build_pool(real.to(device), config, normalization=normalization, seed=0, workdir=workdir, team=team)
+    shard = Shard.of_this_process()
+    team = Team(shard, TimeLimit(max_minutes, workdir))  # the first rank trains it, the others wait until it is there
+    with workdir_lock(workdir, shard):
+        pool = build_pool(real.to(device), config, normalization=normalization, seed=0, workdir=workdir, team=team)
     pool.load_best()
     name = f"{config.network} of {100 * max(pool.accuracies):.1f}%"
     return Judge(name=name, network=pool.network, normalization=normalization).features

@@ -9,7 +9,7 @@ import click
 import torch
 from torch import distributed
 
-from ..running.shards import Shard
+from ..running.shards import Shard, under_torchrun
 from ..running.stopping import OutOfTimeError
 
 
@@ -35,25 +35,16 @@ class LongCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            if not leads():
-                ctx.exit(1)
-            raise click.ClickException("interrupted; run the same command again to go on") from None
+        except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C; SIGTERM, see `running.stopping`
+            word, status = ("terminated", stop.code) if isinstance(stop, SystemExit) else ("interrupted", 1)
+            if Shard.of_this_process().leads:
+                click.echo(f"Error: {word}; run the same command again to go on", err=True)
+            raise SystemExit(status) from None
         except OutOfTimeError as error:
             if not under_torchrun():
                 raise
             click.echo(error, err=True)  # an exit code of 1 would make torchrun stop the others, or restart all
             return None
-
-
-def under_torchrun() -> bool:
-    """Whether torchrun has started this process."""
-    return distributed.is_available() and distributed.is_torchelastic_launched()
-
-
-def leads() -> bool:
-    """Whether this process is the one to speak: alone, or the first rank."""
-    return Shard.of_this_rank().number == 1
 
 
 def device_of_rank(device: str | None) -> str:

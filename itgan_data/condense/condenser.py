@@ -8,9 +8,10 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from ..datasets import load_images
 from ..generators.contract import probe_images
 from ..images import class_names_of
 from ..latents.stored import LatentSet
-from ..running.checkpointer import Checkpointer, saved_step
+from ..running.checkpoint import Checkpointer, State
+from ..running.lock import workdir_lock
 from ..running.shards import Shard, Team
 from ..running.stopping import OutOfTimeError, TimeLimit
 from .config import CondenserConfig
@@ -36,19 +38,21 @@ from .network_source import FreshSource, NetworkSource, PoolSource
 from .objective import Batch, DistributionObjective, GradientObjective, Matching, Objective
 from .pool import EmbeddingPool, build_pool
 from .selection import indices_by_class
-from .units import MAY_DIFFER, Unit, check_folders, check_real_images, choose, frozen, identity, more_units, units_of
+from .work import MAY_DIFFER, WorkUnit, check_folders, check_real_images, choose, frozen, identity, more_units, units_of
 
-__all__ = ["Condenser", "OutOfTimeError", "Shard", "Unit"]
+__all__ = ["Condenser", "OutOfTimeError", "Shard", "WorkUnit"]
 
 
 class Condenser:
-    """Learns latents, and with them images, by which networks learn what the real images would teach them.
+    """Learns latents whose images teach networks what the real images would.
 
-    It knows one thing: latents, a generator that renders them, an objective, and a source of embedding networks; the
-    methods of the literature are configurations (see `methods`). The stages (pool of embedding networks, starting
-    latents, each unit of latents) are kept in `workdir` as they are finished, a unit also every few minutes. Every
-    random number is a function of (seed, group, class, step), so running again after a kill goes on where it was and
-    ends with the latents of an uninterrupted run.
+    It combines four parts: latents, a generator that turns them into images, an objective, and a source of embedding
+    networks. The methods of the literature are choices of these (see `methods`).
+
+    The work has stages: a pool of trained networks, the latents to start from, then units of latents that are learned
+    independently. `workdir` keeps every finished stage, and every few minutes the one that is being worked on. Random
+    numbers depend only on (seed, group, class, step). So a run that was killed goes on when it is started again, and
+    ends with the same latents as one that was not.
 
     Args:
         generator: any module called as `generator(latents, labels) -> signed images`, with `latent_dim`, `num_classes`
@@ -56,8 +60,8 @@ class Condenser:
             that, else an encoder is trained and Adam does the rest.
         real_dataset: anything torchvision-like; read into memory once.
         config: how to condense.
-        workdir: where the stages are kept; without one they are lost with the object. For one run at a time, or the
-            ranks or shards of one.
+        workdir: where the stages are kept; without one they are lost with the object. One run works there at a time,
+            alone or with its ranks or shards.
         device: by default CUDA where there is one.
 
     Raises:
@@ -96,7 +100,7 @@ class Condenser:
         self.real_images = real_images.to(self.device)
         self._work = {**asdict(config), **identity(generator), "data": self.real_images.fingerprint}
         check_folders(self.workdir, self._work)
-        self._begin(Shard.of_this_rank(), None)
+        self._team = self._team_of(Shard.of_this_process(), None)
 
     def run(self, max_minutes: float | None = None) -> LatentSet:
         """Do what is left to do.
@@ -122,15 +126,14 @@ class Condenser:
             OutOfTimeError: `max_minutes` are over; run again to go on.
             ValueError: `workdir` holds work of another configuration, or `band` holds no network.
             FloatingPointError: a loss, a latent or a network is not finite, or a loss exploded.
+            KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM; in the middle of a stage, its last step is saved.
+            RuntimeError: another run is at work in `workdir`.
         """
-        units = self.units
         if self.config.steps:
-            self._warn_if_idle(Shard.of_this_rank())
-        self.prepare(max_minutes)
-        if self.config.steps == 0:
-            return self._join([self._learn(unit) for unit in units])
-        folders = [self.workdir / unit.name for unit in units]
-        return self._join(self._team.gather(folders, self.config.steps, lambda place: self._learn(units[place])))
+            self._warn_if_idle(Shard.of_this_process())
+        with self._working(max_minutes):
+            self._prepared()
+            return self._join(self._learned())
 
     def prepare(self, max_minutes: float | None = None) -> LatentSet:
         """Do what is left of the stages before matching: the pool of networks, and the latents to start from.
@@ -139,12 +142,10 @@ class Condenser:
         share this work too.
 
         Returns:
-            The `start`.
+            The latents that matching starts from, class after class; also in `workdir/inversion.safetensors`.
         """
-        self._begin(Shard.of_this_rank(), max_minutes)
-        if self.config.steps:
-            _ = self._networks  # so that a band without networks is known before inversion
-        return self.start
+        with self._working(max_minutes):
+            return self._prepared()
 
     def run_shard(self, shard: Shard | str, max_minutes: float | None = None) -> None:
         """Learn one of several shares of the units, for the jobs of an array; `merge` joins what they have learned.
@@ -167,10 +168,10 @@ class Condenser:
             ValueError: as for `run`; there is no such shard; or `prepare` was not run before.
         """
         shard = Shard.parse(shard) if isinstance(shard, str) else shard
-        self._begin(None, max_minutes)
         self._warn_if_idle(shard)
-        for place in shard.places(len(self.units)):
-            self._learn(self.units[place])
+        with self._working(max_minutes, shard):
+            units = self._pieces()
+            Team(shard, self._team.time_limit).make_own(units, self.config.steps, lambda k: self._learn(k, units[k]))
 
     def merge(self) -> LatentSet:
         """Join what all shards have learned; returned and kept as by `run`.
@@ -178,24 +179,38 @@ class Condenser:
         Raises:
             ValueError: units are not finished, and which; or `workdir` holds work of another configuration.
         """
-        self._begin(None, None)
-        steps = {unit.name: saved_step(self.workdir / unit.name) or 0 for unit in self.units}
-        missing = [f"{name} (step {step})" for name, step in steps.items() if step != self.config.steps]
-        if missing and self.config.steps:
-            raise ValueError(
-                f"{len(missing)} of {len(steps)} units in {self.workdir} are not at step {self.config.steps}: "
-                f"{', '.join(missing)}; run their shards again"
-            )
-        return self._join([self._learn(unit) for unit in self.units])
+        self._team = self._team_of(None, None)
+        return self._join(self._learned())
 
     @property
-    def units(self) -> list[Unit]:
+    def work_units(self) -> list[WorkUnit]:
         """The work after the start in the order in which `run` joins it: the blocks of a group one after the other."""
         return units_of(self.config, *self.chosen.shape)
 
+    @contextmanager
+    def _working(self, max_minutes: float | None, shard: Shard | None = None) -> Iterator[None]:
+        """Around a call that works in the workdir, as one of a team or, with `shard`, as a job that waits for none."""
+        own = shard or Shard.of_this_process()
+        self._team = self._team_of(None if shard else own, max_minutes)
+        with workdir_lock(self.workdir, own):
+            yield
+
+    def _team_of(self, shard: Shard | None, max_minutes: float | None) -> Team:
+        if self._is_temporary and shard is not None and shard.count > 1:
+            raise ValueError("ranks share their work through the workdir; give one that all of them see")
+        return Team(shard, TimeLimit(max_minutes, self.workdir))
+
+    def _prepared(self) -> LatentSet:
+        """The start, but first the networks: an empty band is an error that is better known before inversion."""
+        if self.config.steps:
+            _ = self._networks
+        return self._start
+
+    # The stages are cached over several calls, although each call has a team of its own: what a stage holds is the
+    # same, bit for bit, whichever process made a part of it, and none keeps the team. One that failed is not cached.
+
     @cached_property
-    def start(self) -> LatentSet:
-        """The latents that matching starts from, class after class; also in `workdir/inversion.safetensors`."""
+    def _start(self) -> LatentSet:
         indices, config = self.chosen.flatten(), self.config
         initializer = Initializer(
             self.generator,
@@ -223,6 +238,7 @@ class Condenser:
             seed=self.config.seed,
             workdir=self.workdir / "pool",
             team=self._team,
+            checkpoint_minutes=self.config.checkpoint_minutes,
         )
 
     @cached_property
@@ -268,47 +284,53 @@ class Condenser:
         config = self.config
         return computing(function, self.device, config.precision, compiled=config.compile and compiled)
 
-    def _learn(self, unit: Unit) -> LatentSet:
-        """Learn a unit, or read it where it is finished."""
-        num_classes, count = self.chosen.shape
-        rows = torch.arange(num_classes * count).view(num_classes, count)
-        rows = rows[unit.classes.start : unit.classes.stop, unit.places.start : unit.places.stop]
-        if self.config.steps == 0:
-            return self.start.select(rows.flatten())
-        sources, classes = self.chosen.flatten()[rows], torch.tensor(unit.classes)
-        checkpointer = Checkpointer(self.workdir / unit.name, self._work, self._team.time_limit, may_differ=MAY_DIFFER)
-        found = checkpointer.load() if saved_step(checkpointer.folder) == self.config.steps else None
-        if found is not None:
-            learned = found.tensors["latents"].flatten(0, 1)
-        else:
-            networks, latents = self._networks, self.start.latents[rows].to(self.device)
-            learner = Learner(
-                Batch(latents, sources, classes),
-                unit.group,
-                objective=self._objective,
-                networks=networks,
-                generate=self._generate,
-                config=self.config,
-                checkpointer=checkpointer,
-                class_names=self.real_images.class_names,
-            )
-            learned = learner.run().flatten(0, 1).cpu()
-        return LatentSet(learned, classes.repeat_interleave(len(unit.places)), source_index=sources.flatten())
+    def _rows(self, unit: WorkUnit) -> torch.Tensor:
+        """`[num_classes, n]`: where the latents of a unit lie in the start."""
+        rows = torch.arange(self.chosen.numel()).view(self.chosen.shape)
+        return rows[unit.classes.start : unit.classes.stop, unit.columns.start : unit.columns.stop]
 
-    def _join(self, parts: list[LatentSet]) -> LatentSet:
-        joined = LatentSet.concatenate(parts).shuffled()  # here alone: units are learned and kept in class order
+    def _pieces(self) -> list[Checkpointer]:
+        """The checkpoint of each unit."""
+        minutes, time_limit = self.config.checkpoint_minutes, self._team.time_limit
+        piece = partial(Checkpointer, work=self._work, minutes=minutes, time_limit=time_limit, may_differ=MAY_DIFFER)
+        return [piece(self.workdir / unit.name) for unit in self.work_units]
+
+    def _learned(self) -> list[torch.Tensor]:
+        """The latents of all units, each `[num_classes * n, latent_dim]`."""
+        if self.config.steps == 0:
+            return [self._start.latents[self._rows(unit).flatten()] for unit in self.work_units]
+        pieces = self._pieces()
+        units = self._team.gather(pieces, self.config.steps, lambda k: self._learn(k, pieces[k]))
+        return [unit["latents"].flatten(end_dim=-2).cpu() for unit in units]
+
+    def _learn(self, number: int, checkpointer: Checkpointer) -> State:
+        unit = self.work_units[number]
+        rows, networks = self._rows(unit), self._networks
+        latents = self._start.latents[rows].to(self.device)
+        learner = Learner(
+            Batch(latents, self.chosen.flatten()[rows], torch.tensor(unit.classes)),
+            unit.group,
+            objective=self._objective,
+            networks=networks,
+            generate=self._generate,
+            config=self.config,
+            checkpointer=checkpointer,
+            class_names=self.real_images.class_names,
+        )
+        return {"latents": learner.run()}
+
+    def _join(self, learned: list[torch.Tensor]) -> LatentSet:
+        """The latents of all units as the result of the run, which the leader keeps."""
+        rows = torch.cat([self._rows(unit).flatten() for unit in self.work_units])
+        labels = rows // self.chosen.shape[1]
+        joined = LatentSet(torch.cat(learned), labels, source_index=self.chosen.flatten()[rows])
+        joined = joined.shuffled()  # here alone: units are learned and kept in class order
         if self._team.leads:
             joined.save(self.workdir / "latents.safetensors", dtype=torch.float32)
         return joined
 
     def _warn_if_idle(self, shard: Shard) -> None:
-        if not shard.places(len(self.units)):
+        if not shard.deal(len(self.work_units)):
             remedy = more_units(self.config)
-            message = f"share {shard} has nothing to match, as there are {len(self.units)} units of work; {remedy}"
+            message = f"share {shard} has nothing to match, as there are {len(self.work_units)} units of work; {remedy}"
             warnings.warn(message, stacklevel=3)
-
-    def _begin(self, shard: Shard | None, max_minutes: float | None) -> None:
-        if self._is_temporary and shard is not None and shard.count > 1:
-            raise ValueError("ranks share their work through the workdir; give one that all of them see")
-        time_limit = TimeLimit(max_minutes, checkpoint_minutes=self.config.checkpoint_minutes, workdir=self.workdir)
-        self._team = Team(shard, time_limit)

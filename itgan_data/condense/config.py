@@ -21,20 +21,22 @@ class OfMatching:
 
 @dataclass(frozen=True, kw_only=True)
 class CondenserConfig:
-    """How a data set is condensed. The defaults are IT-GAN's, those of the paper where it gives them."""
+    """How a data set is condensed. The defaults are those of the IT-GAN paper where it gives them."""
 
     images_per_class: Annotated[int | None, AtLeast(1)] = None
-    """Latents a class, each standing for one real image; None for as many as the smallest class has images."""
+    """Latents per class, each of which stands for one real image. None: as many as the smallest class has images."""
     initialize: Initialization = "inversion"
-    """Latents start at those of the real images (`Pixels`: at the images themselves), or at normal draws."""
+    """Start from the latents of the real images (with `Pixels` from the images themselves), or from normal draws."""
     group_size: Annotated[int | None, AtLeast(1), OfMatching] = None
-    """Latents a class that are learned together; groups are learned one after the other. None: all."""
+    """Latents per class that are learned together, one group after the other. None: all in one group."""
     regroup: Annotated[bool, OfMatching] = False
-    """Draw anew who is in which group before every step, which then visits all groups."""
+    """Shuffle each class into new groups at every step. The step then updates all groups."""
     chunk_size: Annotated[int | None, AtLeast(1), MayDiffer] = None
-    """Images a class that are in memory at once, with equal results; a larger group is computed twice. None: all."""
+    """Images per class that are in memory at once. Results do not change; a group with more images takes two passes.
+    None: all of them."""
     class_block: Annotated[int | None, AtLeast(1), OfMatching] = None
-    """Classes that are learned together, with equal results; blocks are units of work that can be shared out."""
+    """Classes that are learned together. Results do not change; each block is a unit of work that a process can take.
+    None: all of them."""
     steps: Annotated[int, AtLeast(0), MayDiffer] = 5000
     """Updates of each group; 0 ends with the latents that matching would start from."""
     objective: Annotated[Literal["distribution", "gradient"], OfMatching] = "distribution"
@@ -47,7 +49,7 @@ class CondenserConfig:
     regularizer_weight: Annotated[float, Between(0, 1), OfMatching] = 0.0
     """lambda of Eq. 4; what fits depends on the group size."""
     real_batch_size: Annotated[int, AtLeast(1), OfMatching] = 256
-    """Real images a class that a step is matched to, drawn anew every step."""
+    """Real images per class that a step matches; every step draws others."""
     strategy: Annotated[str, OfMatching] = "color_crop_cutout_flip_scale_rotate"
     """DSA operations; without `flip` for digits. Empty for none."""
     normalization: Normalization = CIFAR10.normalization
@@ -83,7 +85,7 @@ class CondenserConfig:
         if self.objective == "gradient" and self.regularizer_weight > 0:
             raise ValueError("the regularizer compares embeddings; set regularizer_weight=0 for objective='gradient'")
         if self.regroup and self.group_size is None:
-            raise ValueError("regroup draws groups anew; give a group_size")
+            raise ValueError("regroup shuffles groups of group_size; give one")
         if self.band is not None:
             if self.band[0] > self.band[1]:
                 raise ValueError(f"band must be two accuracies, the lower one first, got {self.band}")

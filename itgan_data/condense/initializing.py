@@ -12,18 +12,18 @@ from tqdm import tqdm
 from ..config import marked
 from ..images import LabeledImages
 from ..pretraining.encoder import Encoder, train_encoder
-from ..running.checkpointer import Checkpointer, saved_step
+from ..running.checkpoint import Checkpointer, State
 from ..running.shards import Team
 from .config import CondenserConfig, OfMatching
 from .inversion import Embedding, Images, invert, starting_latents
-from .units import MAY_DIFFER, identity
+from .work import MAY_DIFFER, identity
 
 
 class Initializer:
     """Finds a latent for each of some real images.
 
     Inversion keeps the encoder in `workdir/encoder`, what it predicts in `workdir/inversion/start` and every chunk of
-    inverted images in a folder beside that. Chunks are inverted independently, so a team shares them out.
+    inverted images in a folder next to it. Chunks are inverted independently, so a team shares them out.
 
     Args:
         generator: frozen.
@@ -69,8 +69,8 @@ class Initializer:
         if hasattr(self.generator, "encode"):
             return self._encoded(indices)
         embed = self.features() if self.config.inversion.steps else None
-        (start,) = self.team.gather([self._folder("start")], 0, lambda _: self._start(indices))
-        return start if embed is None else self._inverted(indices, start, embed)
+        (start,) = self.team.gather([self._piece("start")], 0, lambda _: self._start(indices))
+        return start["latents"] if embed is None else self._inverted(indices, start["latents"], embed)
 
     @torch.no_grad()
     def _encoded(self, indices: torch.Tensor) -> torch.Tensor:
@@ -79,22 +79,20 @@ class Initializer:
         encode: Callable[..., torch.Tensor] = self.generator.encode  # type: ignore[assignment]
         return torch.cat([encode(*self.real_images.unit_batch(part)).cpu() for part in parts])
 
-    def _start(self, indices: torch.Tensor) -> torch.Tensor:
+    def _start(self, indices: torch.Tensor) -> State:
         """What inversion starts from; the encoder is removed when that is kept."""
-        checkpointer = self._checkpointer("start")
-        found = checkpointer.load()
-        if found is not None:
-            return found.tensors["latents"]
-        latents = self._predicted(self._encoder() if self.config.inversion.encoder_steps else None, indices)
-        checkpointer.save({"latents": latents}, 0)
+        encoder = self._encoder() if self.config.inversion.encoder_steps else None
+        start = {"latents": self._predicted(encoder, indices)}
+        self._piece("start").save(start, 0)
         shutil.rmtree(self.workdir / "encoder", ignore_errors=True)
-        return latents
+        return start
 
     def _encoder(self) -> Encoder:
         config, seed = self.config.inversion, self.config.seed
         names = ("encoder_steps", "encoder_batch_size", "lr_encoder")
         work = {**{name: getattr(config, name) for name in names}, **identity(self.generator), "seed": seed}
-        checkpointer = Checkpointer(self.workdir / "encoder", work, self.team.time_limit)
+        minutes, time_limit = self.config.checkpoint_minutes, self.team.time_limit
+        checkpointer = Checkpointer(self.workdir / "encoder", work, minutes=minutes, time_limit=time_limit)
         return train_encoder(
             self.generator,
             steps=config.encoder_steps,
@@ -112,34 +110,35 @@ class Initializer:
     def _inverted(self, indices: torch.Tensor, start: torch.Tensor, embed: Embedding) -> torch.Tensor:
         config = self.config.inversion
         chunks = torch.split(torch.arange(len(indices)), config.batch_size)
-        names = [f"chunk-{number:05d}" for number in range(len(chunks))]
+        pieces = [self._piece(f"chunk-{number:05d}") for number in range(len(chunks))]
+        done = sum(len(chunk) for chunk, piece in zip(chunks, pieces, strict=True) if piece.is_finished(config.steps))
 
-        def inverted(number: int) -> torch.Tensor:
-            checkpointer, places = self._checkpointer(names[number]), chunks[number]
-            found = checkpointer.load() if saved_step(checkpointer.folder) == config.steps else None
-            bar.update(len(places))
-            if found is not None:
-                return found.tensors["latents"]
+        def make(number: int) -> State:
+            rows = chunks[number]
             latents, losses = invert(
                 self.generate,
                 embed,
-                self._images(indices[places]),
-                start[places].to(self.real_images.images.device),
+                self._images(indices[rows]),
+                start[rows].to(self.real_images.images.device),
                 config,
                 normalization=self.config.normalization,
-                checkpointer=checkpointer,
+                checkpointer=pieces[number],
             )
+            bar.update(len(rows))
             bar.set_postfix_str(f"loss {float(losses.mean()):.4f}")
-            return latents.cpu()
+            return {"latents": latents.cpu()}
 
-        with tqdm(total=len(indices), desc="inversion", unit="image") as bar:
-            return torch.cat(self.team.gather([self._folder(name) for name in names], config.steps, inverted))
+        with tqdm(total=len(indices), initial=done, desc="inversion", unit="image") as bar:
+            return torch.cat([piece["latents"] for piece in self.team.gather(pieces, config.steps, make)])
 
     def _images(self, indices: torch.Tensor) -> LabeledImages:
         return self.real_images.select(indices.to(self.real_images.images.device))
 
-    def _folder(self, name: str) -> Path:
-        return self.workdir / "inversion" / name
-
-    def _checkpointer(self, name: str) -> Checkpointer:
-        return Checkpointer(self._folder(name), self.work, self.team.time_limit, may_differ=MAY_DIFFER)
+    def _piece(self, name: str) -> Checkpointer:
+        return Checkpointer(
+            self.workdir / "inversion" / name,
+            self.work,
+            minutes=self.config.checkpoint_minutes,
+            time_limit=self.team.time_limit,
+            may_differ=MAY_DIFFER,
+        )

@@ -18,7 +18,7 @@ from ..config import Above, AtLeast, check
 from ..draws import Stream
 from ..images import LabeledImages, Normalization, signed_to_unit, unit_to_signed
 from ..pretraining.encoder import Encoder
-from ..running.checkpointer import Checkpointer, checkpointing
+from ..running.checkpoint import Checkpointer, checkpointing
 from ..running.training import Fit
 from .matching import reconstruction
 
@@ -66,8 +66,8 @@ def starting_latents(
         return draws.normal(seed, 0, rows, int(generator.latent_dim), stream=Stream.INVERSION)  # type: ignore[arg-type]
     parts = []
     with torch.no_grad():
-        for places in torch.split(torch.arange(len(real_images)), config.batch_size):
-            images, labels = real_images.unit_batch(places)
+        for indices in torch.split(torch.arange(len(real_images)), config.batch_size):
+            images, labels = real_images.unit_batch(indices)
             parts.append(encoder(unit_to_signed(images), labels))
     return torch.cat(parts)
 
@@ -93,7 +93,7 @@ def invert(
         config: steps, learning rate, pixel weight.
         normalization: takes unit images to what `embed` expects.
         on_step: called with the step and the loss of each image before it.
-        checkpointer: where to go on from, and when to save; without one all is done anew.
+        checkpointer: where to go on from, and when to save; without one nothing is kept.
 
     Returns:
         Latents `[N, latent_dim]` and the last loss of each image `[N]`.
@@ -111,7 +111,7 @@ def invert(
     optimizer = torch.optim.Adam([latents], lr=config.lr_latents)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, config.steps))
     fit = Fit(inverted, optimizer, schedule)
-    first = fit.restore(None if checkpointer is None else checkpointer.load())
+    first = fit.restore(None if checkpointer is None else checkpointer.load(config.steps))
 
     def state(losses: torch.Tensor) -> dict[str, torch.Tensor]:
         return {**fit.state(), "losses": losses}

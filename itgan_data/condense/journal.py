@@ -60,7 +60,7 @@ class Journal:
             self.writer.close()
 
 
-def preview_places(latents: torch.Tensor) -> torch.Tensor:
+def previewed(latents: torch.Tensor) -> torch.Tensor:
     """What a grid shows of latents `[num_classes, n, latent_dim]`: the first of the first classes."""
     return latents[:_PREVIEW_SIDE, :_PREVIEW_SIDE]
 

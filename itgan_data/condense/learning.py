@@ -12,11 +12,11 @@ from tqdm import tqdm
 from .. import draws
 from ..draws import Stream
 from ..images import signed_to_unit
-from ..running.checkpointer import Checkpointer, checkpointing
+from ..running.checkpoint import Checkpointer, checkpointing
 from ..running.training import fill, training_tensors
 from .config import CondenserConfig
 from .inversion import Images
-from .journal import Journal, preview_places
+from .journal import Journal, previewed
 from .network_source import NetworkSource
 from .objective import Batch, Objective
 
@@ -26,7 +26,10 @@ _SMALLEST = 1e-3  # first loss that this is measured by: classes may start with 
 
 
 class LossWatch:
-    """Notes on the device, without a wait, at which step the loss of a class first was not finite or exploded."""
+    """Notes at which step the loss of a class first was not finite or exploded.
+
+    It does so on the device: to read a loss at every step would make the host wait for each.
+    """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.first_bad = torch.full((num_classes,), -1, device=device)
@@ -122,7 +125,7 @@ class Learner:
         losses, self.latents.grad = self._gradient()
         self.watch.note(self.step, losses)
         self.optimizer.step()
-        self.networks.follow(self._standardized, self.group, self.step)
+        self.networks.train_along(self._standardized, self.group, self.step)
         self.step += 1
         return losses
 
@@ -136,8 +139,8 @@ class Learner:
         parts = torch.split(order, self.config.group_size or count, dim=1)
         rows = torch.arange(len(batch.classes)).unsqueeze(1)
         gradient, losses = torch.empty_like(batch.latents), []
-        for group, places in enumerate(parts):
-            loss, gradient[rows, places] = self.objective.gradient(batch.select(places), group=group, step=self.step)
+        for group, columns in enumerate(parts):
+            loss, gradient[rows, columns] = self.objective.gradient(batch.select(columns), group=group, step=self.step)
             losses.append(loss)
         return torch.stack(losses).mean(dim=0), gradient
 
@@ -152,7 +155,7 @@ class Learner:
 
     @torch.no_grad()
     def _preview(self) -> torch.Tensor:
-        shown = preview_places(self.latents)
+        shown = previewed(self.latents)
         labels = self.start.classes[: len(shown)].repeat_interleave(shown.shape[1]).to(shown.device)
         images = self.generate(shown.flatten(0, 1), labels)
         return images.reshape(*shown.shape[:2], *images.shape[1:])
@@ -186,13 +189,9 @@ class Learner:
 
     def _restore(self) -> int:
         """Take the state from the checkpoint, if there is one; the steps done."""
-        found = self.checkpointer.load()
+        found = self.checkpointer.load(self.config.steps)
         if found is None:
             return 0
-        if found.step > self.config.steps:
-            raise ValueError(
-                f"{self.checkpointer.folder} is at step {found.step}, beyond steps={self.config.steps}; raise steps"
-            )
         fill(training_tensors(self.learned, self.optimizer), found.tensors)
         if "loss_limit" in found.tensors:
             self.watch.limit = found.tensors["loss_limit"].to(self.latents.device)

@@ -13,7 +13,7 @@ from .config import CondenserConfig, Initialization
 from .inversion import InversionConfig
 from .network_source import FreshNetworks
 
-# Images a class: outer steps, and passes over the synthetic images after each.
+# Images per class: outer steps, and passes over the synthetic images after each.
 _LOOPS = {1: (1, 0), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 
 
@@ -21,17 +21,17 @@ def it_gan(*, images_per_class: int | None = None, group_size: int | None = 1250
     """Latents of a GAN from inversion, matched in distribution on a pool of trained networks.
 
     Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT-GAN), 2022, Section 4.1: Adam,
-    learning rate 1e-3, 5000 steps, groups of 1250 latents a class, lambda 0.
+    learning rate 1e-3, 5000 steps, groups of 1250 latents per class, lambda 0.
 
     Args:
         images_per_class: None for all.
-        group_size: latents a class that are learned together; None for all, in chunks that fit the memory.
+        group_size: latents per class that are learned together; None for all, in chunks that fit the memory.
     """
     return CondenserConfig(images_per_class=images_per_class, group_size=group_size, lr_latents=1e-3)
 
 
 def it_gan_gradient(*, images_per_class: int | None = 100) -> CondenserConfig:
-    """IT-GAN with gradient matching, the other objective of its Table 4: learning rate 1e-3, 100 latents a class.
+    """IT-GAN with gradient matching, the other objective of its Table 4: learning rate 1e-3, 100 latents per class.
 
     Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT-GAN), 2022, Section 4.5.
     """
@@ -67,7 +67,7 @@ def dm(*, images_per_class: int = 50, norm: Literal["instance", "batch"] = "inst
     """Pixels from real images, matched in distribution on a fresh random network every step.
 
     Source: Zhao and Bilen, "Dataset condensation with distribution matching" (DM), 2021: SGD with momentum 0.5,
-    learning rate 1 (10 from 100 images a class on), 20,000 steps, 256 real images a class.
+    learning rate 1 (10 from 100 images per class on), 20,000 steps, 256 real images per class.
 
     Args:
         images_per_class: 1, 10 and 50 in the paper.

@@ -1,9 +1,9 @@
 """Where the embedding network of a step comes from: a pool of trained ones, or random ones, trained along or not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -53,54 +53,38 @@ class FreshNetworks:
         return self.norm == "batch" or self.network != "convnet"
 
 
-class NetworkSource(Protocol):
+class NetworkSource:
     """What learning needs to know of embedding networks. One network serves all states, so it is compiled once."""
 
-    @property
-    def network(self) -> Classifier: ...
+    network: Classifier
 
     def load(self, group: int, step: int) -> None:
         """Put the network in the state of a step."""
-        ...
 
-    def follow(self, synthetic: Standardized, group: int, step: int) -> None:
+    def train_along(self, synthetic: Standardized, group: int, step: int) -> None:
         """Train the network on the synthetic images, if a later step needs that, now that `step` is done."""
-        ...
 
     def state(self, step: int) -> dict[str, torch.Tensor]:
-        """What a later `load` needs beside group and step, after `step` steps."""
-        ...
+        """What a later `load` needs apart from group and step, after `step` steps."""
+        return {}
 
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take back what `state` gave."""
-        ...
 
 
-class PoolSource:
+class PoolSource(NetworkSource):
     """States of a pool, drawn uniformly for each (group, step)."""
 
     def __init__(self, pool: EmbeddingPool, seed: int) -> None:
         self.pool = pool
+        self.network = pool.network
         self.seed = seed
-
-    @property
-    def network(self) -> Classifier:
-        return self.pool.network
 
     def load(self, group: int, step: int) -> None:
         self.pool.load_drawn(self.seed, group, step)
 
-    def follow(self, synthetic: Standardized, group: int, step: int) -> None:
-        pass
 
-    def state(self, step: int) -> dict[str, torch.Tensor]:
-        return {}
-
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
-        pass
-
-
-class FreshSource:
+class FreshSource(NetworkSource):
     """A random network for every `outer_steps` steps of a group, trained along in between.
 
     Args:
@@ -135,7 +119,7 @@ class FreshSource:
             self.network.load_state_dict(self._create(group, step).state_dict())
             self.optimizer.state.clear()
 
-    def follow(self, synthetic: Standardized, group: int, step: int) -> None:
+    def train_along(self, synthetic: Standardized, group: int, step: int) -> None:
         if self.config.inner_epochs == 0 or (step + 1) % self.config.outer_steps == 0:
             return
         images, labels = synthetic()
@@ -144,15 +128,15 @@ class FreshSource:
             for indices in _batches(len(images), self.config.batch_size, seed, epoch):
                 uniforms = draws.uniform(seed, epoch, indices, self.augment.num_draws, stream=Stream.FRESH_AUGMENTATION)
                 uniforms[:, :1] = uniforms[:1, :1]  # the published training picks one operation a batch
-                places = indices.to(images.device)
-                self._update(self.augment(images[places], uniforms), labels[places])
+                rows = indices.to(images.device)
+                self._update(self.augment(images[rows], uniforms), labels[rows])
 
     def state(self, step: int) -> dict[str, torch.Tensor]:
         if step % self.config.outer_steps == 0:
             return {}  # the next step draws another network
         return self._tensors()
 
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         if any(name.startswith("network.") for name in state):
             fill(self._tensors(), state)
 

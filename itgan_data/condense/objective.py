@@ -45,10 +45,10 @@ class Batch:
         """All latents of some of the classes."""
         return Batch(self.latents[rows], self.sources[rows], self.classes[rows])
 
-    def select(self, places: torch.Tensor) -> "Batch":
-        """Of each class the latents at its row of `places` `[num_classes, k]`."""
-        rows = torch.arange(len(places)).unsqueeze(1)
-        return Batch(self.latents[rows, places], self.sources[rows, places], self.classes)
+    def select(self, columns: torch.Tensor) -> "Batch":
+        """Of each class the latents that its row of `columns` `[num_classes, k]` names."""
+        rows = torch.arange(len(columns)).unsqueeze(1)
+        return Batch(self.latents[rows, columns], self.sources[rows, columns], self.classes)
 
     def chunks(self, size: int) -> Iterator["Batch"]:
         """At most `size` latents of each class at a time."""
@@ -67,14 +67,14 @@ class Objective(Protocol):
 class Matching:
     """What all objectives share: the network, the real images and the augmentation of a (group, step).
 
-    Every class has its own row of augmentation draws, shared by its real and synthetic images, and numbers of its own:
-    a class is learned alike whatever other classes are learned beside it.
+    Every class has random numbers of its own, and its real and synthetic images share one row of augmentation draws. So
+    the other classes of a step make no difference to it.
 
     Args:
         generate: the frozen generator.
         networks: puts the embedding network in the state of a step.
         real_images: the whole real set.
-        by_class: the places of each class's images in it.
+        by_class: indices of each class's images in it.
         config: batch sizes, augmentation, normalisation, seed.
     """
 
@@ -99,19 +99,19 @@ class Matching:
         """Load the network of a step, and draw for it.
 
         Returns:
-            Augmentation draws `[num_classes, num_draws]` and the places of real images `[num_classes,
-            real_batch_size]`, drawn with replacement.
+            Augmentation draws `[num_classes, num_draws]` and indices of real images `[num_classes, real_batch_size]`,
+            drawn with replacement.
         """
         self.networks.load(group, step)
         seed, rows = self.config.seed, classes.cpu() + group * len(self.by_class)
         uniforms = draws.uniform(seed, step, rows, self.augment.num_draws, stream=Stream.MATCHING_AUGMENTATION)
         chances = draws.uniform(seed, step, rows, self.config.real_batch_size, stream=Stream.MATCHING_REAL)
-        places = [self.by_class[label] for label in classes.tolist()]
-        return uniforms, torch.stack([p[(row * len(p)).long()] for p, row in zip(places, chances, strict=True)])
+        known = [self.by_class[label] for label in classes.tolist()]
+        return uniforms, torch.stack([own[(row * len(own)).long()] for own, row in zip(known, chances, strict=True)])
 
-    def real(self, places: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-        """Augmented real images, class after class, of `places` `[num_classes, n]`."""
-        return self._augmented(uint8_to_unit(self.real_images.images[places.flatten().to(self.device)]), uniforms)
+    def real(self, indices: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        """Augmented real images, class after class, of `indices` `[num_classes, n]`."""
+        return self._augmented(uint8_to_unit(self.real_images.images[indices.flatten().to(self.device)]), uniforms)
 
     def synthetic(self, batch: Batch, uniforms: torch.Tensor) -> torch.Tensor:
         """Augmented synthetic images, class after class."""
@@ -123,7 +123,7 @@ class Matching:
         return list(batch.chunks(self.config.chunk_size or batch.latents.shape[1]))
 
     def blocks(self, num_classes: int, count: int) -> list[slice]:
-        """The classes in blocks whose `count` images a class pass the networks together."""
+        """The classes in blocks whose `count` images per class pass the networks together."""
         size = max(1, self.images_at_once // min(count, self.config.chunk_size or count))
         return [slice(first, first + size) for first in range(0, num_classes, size)]
 
@@ -147,10 +147,8 @@ def _images_at_once(real_images: LabeledImages, config: CondenserConfig) -> int:
 class DistributionObjective:
     """Distance of mean embeddings, and of the pairs': the loss of Algorithm 1.
 
-    Classes do not depend on each other, so as many pass together as suits the device, and the memory is that of these.
-    A batch of more than `chunk_size` latents a class is passed twice, in chunks: the loss depends on the latents only
-    through the class means and a sum over pairs, so the means are found first, without a graph, and each chunk is then
-    propagated back against the fixed difference. The gradient is that of the whole batch, the memory that of a chunk.
+    Classes do not depend on each other, so as many pass together as suits the device. A class of more than `chunk_size`
+    latents passes twice, chunk by chunk: the gradient is that of the whole class, the memory that of one chunk.
 
     Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT-GAN), 2022, Eq. 2-4.
 
@@ -165,15 +163,14 @@ class DistributionObjective:
         self.weight = matching.config.regularizer_weight
 
     def gradient(self, batch: Batch, *, group: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of each class `[num_classes]` and the gradient of their sum, shaped as the latents."""
-        uniforms, places = self.matching.draw(batch.classes, group=group, step=step)
-        blocks = self.matching.blocks(*places.shape)
-        real_means = torch.cat([self._real_means(places[rows], uniforms[rows]) for rows in blocks])
+        uniforms, indices = self.matching.draw(batch.classes, group=group, step=step)
+        blocks = self.matching.blocks(*indices.shape)
+        real_means = torch.cat([self._real_means(indices[rows], uniforms[rows]) for rows in blocks])
         losses, gradients = [], []
         for rows in self.matching.blocks(*batch.sources.shape):
             chunks = self.matching.chunks(batch.of_classes(rows))
-            follow = self._at_once if len(chunks) == 1 else self._in_chunks
-            loss, latent_gradient = follow(chunks, real_means[rows], uniforms[rows])
+            gradient_of = self._at_once if len(chunks) == 1 else self._in_chunks
+            loss, latent_gradient = gradient_of(chunks, real_means[rows], uniforms[rows])
             losses.append(loss)
             gradients.append(latent_gradient)
         return torch.cat(losses), torch.cat(gradients)
@@ -192,6 +189,11 @@ class DistributionObjective:
     def _in_chunks(
         self, chunks: list[Batch], real_means: torch.Tensor, uniforms: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        # With m the mean of the n synthetic embeddings e(z_i), m_real that of the real ones, and r_i the terms of the
+        # regularizer, the loss of a class is L = (1 - w) |m - m_real|^2 + w / n sum_i r_i, and so
+        #     dL/dz_i = <2 (1 - w) / n (m - m_real), de(z_i)/dz_i> + w / n dr_i/dz_i.
+        # The left factor is one vector for all i. The first pass finds it without a graph; in the second each chunk
+        # goes back against it, as the gradient of the scalar <direction, e(z_i)>, and drops its graph.
         count = sum(chunk.latents.shape[1] for chunk in chunks)
         with torch.no_grad():
             sums = [self._synthetic(chunk, uniforms).sum(dim=1) for chunk in chunks]
@@ -211,16 +213,16 @@ class DistributionObjective:
         return losses, torch.cat(gradients, dim=1)
 
     @torch.no_grad()
-    def _real_means(self, places: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-        return self._real(places, uniforms).mean(dim=1)
+    def _real_means(self, indices: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        return self._real(indices, uniforms).mean(dim=1)
 
     def _regularizer(self, batch: Batch, synthetic: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             paired = self._real(batch.sources, uniforms)
         return pairwise_regularizer(paired, synthetic)
 
-    def _real(self, places: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-        parts = torch.split(places, self.matching.share(len(places)), dim=1)
+    def _real(self, indices: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        parts = torch.split(indices, self.matching.share(len(indices)), dim=1)
         return torch.cat([self._embeddings(self.matching.real(part, uniforms), len(part)) for part in parts], dim=1)
 
     def _synthetic(self, batch: Batch, uniforms: torch.Tensor) -> torch.Tensor:
@@ -237,8 +239,7 @@ class DistributionObjective:
 class GradientObjective:
     """Distance of the network's gradients on the real and synthetic images of a class, class by class.
 
-    Chunks are exact here too: the distance depends on the latents only through the mean gradient, so that is found
-    first, and each chunk is then propagated back against the fixed derivative of the distance.
+    A class of more than `chunk_size` latents passes twice here too, with the gradient of the whole class.
 
     Source: Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (DC), 2021, Algorithm 1; with
     augmentation Zhao and Bilen, "Dataset condensation with differentiable siamese augmentation" (DSA), 2021.
@@ -255,19 +256,18 @@ class GradientObjective:
         self.parameters = [parameter for parameter in network.parameters() if parameter.ndim > 1]
 
     def gradient(self, batch: Batch, *, group: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of each class `[num_classes]` and the gradient of their sum, shaped as the latents."""
-        uniforms, places = self.matching.draw(batch.classes, group=group, step=step)
+        uniforms, indices = self.matching.draw(batch.classes, group=group, step=step)
         losses, gradients = [], []
         for row in range(len(batch.classes)):
             own = slice(row, row + 1)
             label = batch.classes[own].to(self.matching.device)
             part = batch.of_classes(own)
-            real_parts = torch.split(places[own], self.matching.config.chunk_size or places.shape[1], dim=1)
+            real_parts = torch.split(indices[own], self.matching.config.chunk_size or indices.shape[1], dim=1)
             shown = (self.matching.real(part, uniforms[own]) for part in real_parts)
-            real = self._mean_gradient(shown, label, places.shape[1])
+            real = self._mean_gradient(shown, label, indices.shape[1])
             chunks = self.matching.chunks(part)
-            follow = self._at_once if len(chunks) == 1 else self._in_chunks
-            loss, latent_gradient = follow(chunks, real, label, uniforms[own])
+            gradient_of = self._at_once if len(chunks) == 1 else self._in_chunks
+            loss, latent_gradient = gradient_of(chunks, real, label, uniforms[own])
             losses.append(loss)
             gradients.append(latent_gradient)
         return torch.stack(losses), torch.cat(gradients)
@@ -284,6 +284,9 @@ class GradientObjective:
     def _in_chunks(
         self, chunks: list[Batch], real: list[torch.Tensor], label: torch.Tensor, uniforms: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        # With g = 1/n sum_i g_i the mean gradient of the network on the synthetic images, L = D(g_real, g), and so
+        #     dL/dz_i = <dD/dg, 1/n dg_i/dz_i>.
+        # As for means: the first pass finds g and dD/dg, in the second each chunk goes back against it.
         count = sum(chunk.latents.shape[1] for chunk in chunks)
         means = self._mean_gradient((self._shown(chunk, uniforms) for chunk in chunks), label, count)
         loss = gradient_distance(real, [mean.requires_grad_(True) for mean in means])

@@ -1,9 +1,9 @@
 """Pools of trained networks, in whose embedding spaces real and synthetic images are matched."""
 
 import logging
-import math
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from ..draws import Stream
 from ..images import LabeledImages, Normalization
 from ..networks import NETWORKS, Classifier, create_network
 from ..recipes import ClassifierTraining, accuracy, fast_recipe
-from ..running.checkpointer import Checkpointer, checkpointing
+from ..running.checkpoint import Checkpointer, State, checkpointing
 from ..running.shards import Shard, Team
 from ..running.stopping import TimeLimit
 from ..running.training import fill, prefixed, training_tensors
@@ -127,6 +127,7 @@ def build_pool(
     seed: int,
     workdir: str | os.PathLike[str],
     team: Team | None = None,
+    checkpoint_minutes: float = 5.0,
 ) -> EmbeddingPool:
     """Train the networks of a pool, or read those that `workdir` holds already.
 
@@ -139,6 +140,7 @@ def build_pool(
         seed: network i has `seed + i`.
         workdir: a folder a network.
         team: who trains which of them, and how long it may take; by default all are trained here.
+        checkpoint_minutes: between two checkpoints of a network.
 
     Raises:
         OutOfTimeError: the time is over; all is saved.
@@ -150,24 +152,24 @@ def build_pool(
             f"a pool of networks needs at least {_FEWEST_IMAGES} real images, a fifth of them to know their accuracy "
             f"by, got {len(real_images)}; add images, or match on fresh networks"
         )
-    team = team or Team(Shard(1, 1), TimeLimit(None, checkpoint_minutes=math.inf, workdir=Path(workdir)))
-    device, time_limit = real_images.images.device, team.time_limit
+    team = team or Team(Shard(1, 1), TimeLimit(None, Path(workdir)))
     work = {**asdict(config), "normalization": asdict(normalization), "data": real_images.fingerprint}
-    folders = [Path(workdir) / f"network-{number:03d}" for number in range(config.num_networks)]
+    piece = partial(
+        Checkpointer, minutes=checkpoint_minutes, time_limit=team.time_limit, may_differ=marked(PoolConfig, MayDiffer)
+    )
+    numbers = range(config.num_networks)
+    pieces = [piece(Path(workdir) / f"network-{number:03d}", {**work, "seed": seed + number}) for number in numbers]
 
-    def trained(number: int) -> tuple[dict[str, torch.Tensor], list[float]]:
-        network_work = {**work, "seed": seed + number}
-        may_differ = marked(PoolConfig, MayDiffer)
-        checkpointer = Checkpointer(folders[number], network_work, time_limit, may_differ=may_differ)
-        tensors = _train(real_images, config, normalization, seed + number, checkpointer)
-        return tensors, tensors["accuracies"].tolist()
+    def train(number: int) -> State:
+        return _train(real_images, config, normalization, seed + number, pieces[number])
 
+    device = real_images.images.device
     states, accuracies = [], []
-    for tensors, scores in team.gather(folders, config.steps, trained):
+    for tensors in team.gather(pieces, config.steps, train):
         for snapshot in range(config.snapshots):
             state = _named(tensors, f"{snapshot}.")
             states.append({name: tensor.to(device) for name, tensor in state.items()})
-        accuracies += scores
+        accuracies += tensors["accuracies"].tolist()
     logger.info("pool of %d states, accuracy %.2f to %.2f", len(states), min(accuracies), max(accuracies))
     return EmbeddingPool(_network(real_images, config, seed), states, accuracies)
 
@@ -186,10 +188,8 @@ def _network(real_images: LabeledImages, config: PoolConfig, seed: int) -> Class
 def _train(
     real_images: LabeledImages, config: PoolConfig, normalization: Normalization, seed: int, checkpointer: Checkpointer
 ) -> dict[str, torch.Tensor]:
-    """Train one network, or read it where it is finished: `0.name` of its first snapshot, ..., and `accuracies`."""
-    found = checkpointer.load()
-    if found is not None and found.step == config.steps:
-        return found.tensors
+    """Train one network: `0.name` of its first snapshot, ..., and `accuracies`."""
+    found = checkpointer.load(config.steps)
     order = draws.permutation(seed, 0, len(real_images), stream=Stream.POOL_SPLIT).to(real_images.images.device)
     held_out = min(config.validation_images, len(real_images) // 5)
     validation = real_images.select(order[:held_out])
@@ -237,6 +237,6 @@ def _train(
     return state()
 
 
-def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _named(tensors: State, prefix: str) -> dict[str, torch.Tensor]:
     """Those whose name begins so, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -3,7 +3,7 @@
 A selection is int64 indices `[num_classes * images_per_class]` on the CPU into a `LabeledImages`, class after class.
 `real_images.select(indices)` makes it a data set: items `(PIL image, label)` for a DataLoader, and
 `unit_batch` for recipes and evaluation. Within a class the images come in the order of choice, so the first k of each
-class are the selection of k images a class.
+class are the selection of k images per class.
 
 The three rules are the baselines of Zhao and Bilen, "Dataset condensation with distribution matching", 2023, Sec. 3.2.
 """
@@ -20,7 +20,7 @@ from ..recipes import Recipe, predict_logits, train_classifier
 
 
 def indices_by_class(real_images: LabeledImages, images_per_class: int = 1) -> list[torch.Tensor]:
-    """The places, on the CPU, of each class's images.
+    """Indices, on the CPU, of each class's images.
 
     Raises:
         ValueError: `images_per_class` is not positive, or a class has fewer images.

@@ -15,7 +15,7 @@ class Batches:
     """The real images, latents and augmentations of every update.
 
     An update is `(step, substep)`: those of the discriminator are counted from 0, and that of the generator comes
-    after them. Rows are places in the batch, so who asks for some of them gets what the whole batch has there.
+    after them. Rows are positions in the batch, so who asks for some of them gets what the whole batch has there.
 
     Args:
         config: batch size, number of updates and augmentation.
@@ -87,10 +87,10 @@ class Batches:
     def _next(self, step: int, substep: int, rows: torch.Tensor) -> torch.Tensor:
         """Indices of the next images of a pass over the data in random order."""
         config, count = self.config, len(self.real_images)
-        places = (step * config.discriminator_steps + substep) * config.batch_size + rows
-        epochs = torch.unique(places // count)
+        positions = (step * config.discriminator_steps + substep) * config.batch_size + rows
+        epochs = torch.unique(positions // count)
         order = torch.cat([self._order(int(epoch)) for epoch in epochs])
-        return order[places - epochs[0] * count]
+        return order[positions - epochs[0] * count]
 
     def _drawn(self, step: int, substep: int, rows: torch.Tensor) -> torch.Tensor:
         return self._weighted(self._position(step, substep), rows)

@@ -7,7 +7,7 @@ from tqdm import trange
 
 from .. import draws
 from ..draws import Stream
-from ..running.checkpointer import Checkpointer, checkpointing
+from ..running.checkpoint import Checkpointer, checkpointing
 from ..running.training import Fit
 
 
@@ -51,7 +51,7 @@ def train_encoder(
         lr: the highest learning rate of the one cycle.
         seed: of the weights and the samples.
         device: where the generator is.
-        checkpointer: where to go on from, and when to save; without one all is done anew.
+        checkpointer: where to go on from, and when to save; without one nothing is kept.
 
     Raises:
         OutOfTimeError: the time is over; the encoder so far is saved.
@@ -64,7 +64,7 @@ def train_encoder(
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, cycle_momentum=False)
     fit = Fit(encoder, optimizer, schedule)
-    first = fit.restore(None if checkpointer is None else checkpointer.load())
+    first = fit.restore(None if checkpointer is None else checkpointer.load(steps))
     rows = torch.arange(batch_size, device=device)
     with checkpointing(checkpointer, steps, remedy="lower lr_encoder of the inversion") as done:
         for step in (bar := trange(first, steps, desc="encoder", unit="step")):

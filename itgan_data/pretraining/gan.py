@@ -5,8 +5,9 @@ import enum
 import logging
 import math
 import os
+import signal
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,12 @@ from ..generators.biggan import BigGAN
 from ..generators.frozen import fold
 from ..generators.store import save_generator
 from ..images import image_grid, signed_to_unit
-from ..running.checkpointer import Checkpointer
+from ..running.checkpoint import Checkpointer
+from ..running.lock import workdir_lock
 from ..running.ranks import Ranks
+from ..running.shards import Shard
 from ..running.step_log import StepLog
-from ..running.stopping import TimeLimit, interrupt_held
+from ..running.stopping import TimeLimit, signals_held, stop_by
 from ..running.training import fill
 from ..storage.files import fingerprint, write_atomically
 from .batches import Batches
@@ -45,7 +48,8 @@ class _Stop(enum.IntEnum):
     NO = 0
     OUT_OF_TIME = 1
     COLLAPSED = 2
-    INTERRUPTED = 3
+    INTERRUPTED = 128 + signal.SIGINT
+    TERMINATED = 128 + signal.SIGTERM
 
 
 class GeneratorTrainer:
@@ -104,23 +108,25 @@ class GeneratorTrainer:
         self._work = {**asdict(config), "data": real_images.fingerprint}
         if sample_weights is not None:
             self._work["sample_weights"] = fingerprint({"sample_weights": sample_weights})
-        time_limit = TimeLimit(None, checkpoint_minutes=config.checkpoint_minutes, workdir=self.workdir)
-        self._checkpointer = Checkpointer(self.workdir / "checkpoint", self._work, time_limit, may_differ=MAY_DIFFER)
+        self._checkpointer = Checkpointer(
+            self.workdir / "checkpoint", self._work, minutes=config.checkpoint_minutes, may_differ=MAY_DIFFER
+        )
         self.state = TrainingState(config, self.device)
-        self.step = self._resume()
-        self._generator = self.ranks.replicated(self.state.generator)
-        self._discriminator = self.ranks.replicated(self.state.discriminator)
         self.log: StepLog | None = None
         self.monitor: Monitor | None = None
-        if self.ranks.leads:
-            self.log = StepLog(self.workdir / "log.jsonl", step=self.step)
-            if feature_network is not None:
-                self.monitor = Monitor(
-                    feature_network, self.batches, config, workdir=self.workdir, work=self._work, log=self.log
-                )
+        with self._lock():  # the log of a run that goes on loses the lines after the checkpoint
+            self.step = self._resume()
+            if self.ranks.leads:
+                self.log = StepLog(self.workdir / "log.jsonl", step=self.step)
+        self._generator = self.ranks.replicated(self.state.generator)
+        self._discriminator = self.ranks.replicated(self.state.discriminator)
+        if self.log is not None and feature_network is not None:
+            self.monitor = Monitor(
+                feature_network, self.batches, config, workdir=self.workdir, work=self._work, log=self.log
+            )
 
     def run(self, max_minutes: float | None = None) -> BigGAN:
-        """Train until `config.steps`, or for about `max_minutes`, then write a checkpoint. So does Ctrl-C.
+        """Train until `config.steps`, or for about `max_minutes`, then write a checkpoint. So do Ctrl-C and SIGTERM.
 
         Returns:
             The moving average of the generator, in evaluation mode, on every rank; `fold` makes it a frozen one. If the
@@ -128,22 +134,27 @@ class GeneratorTrainer:
 
         Raises:
             FloatingPointError: a loss is not finite; nothing is saved since the last checkpoint.
-            KeyboardInterrupt: Ctrl-C; all is saved.
+            KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM; all is saved.
+            RuntimeError: another run is at work in `workdir`; so does the constructor.
         """
-        time_limit = TimeLimit(max_minutes, checkpoint_minutes=self.config.checkpoint_minutes, workdir=self.workdir)
-        with interrupt_held() as interrupted:
-            stop = self._train(time_limit, interrupted)
-            self.save()  # not after an error: the step it broke off would be saved half done
-        if stop is _Stop.INTERRUPTED:
-            raise KeyboardInterrupt
-        self.save_samples()
-        result = self._result(stop)
-        if self.ranks.leads:
-            names = self.batches.real_images.class_names
-            save_generator(self.workdir / "generator", fold(result), class_names=names)
+        with self._lock():
+            with signals_held() as signal_that_came:
+                stop = self._train(TimeLimit(max_minutes, self.workdir), signal_that_came)
+                self.save()  # not after an error: the step it broke off would be saved half done
+            if stop >= _Stop.INTERRUPTED:
+                raise stop_by(stop - 128)
+            self.save_samples()
+            result = self._result(stop)
+            if self.ranks.leads:
+                names = self.batches.real_images.class_names
+                save_generator(self.workdir / "generator", fold(result), class_names=names)
         return result
 
-    def _train(self, time_limit: TimeLimit, interrupted: Callable[[], bool]) -> _Stop:
+    def _lock(self) -> AbstractContextManager[None]:
+        """The workdir for this run alone; the other ranks do not touch it."""
+        return workdir_lock(self.workdir, Shard(1, 1)) if self.ranks.leads else nullcontext()
+
+    def _train(self, time_limit: TimeLimit, signal_that_came: Callable[[], int]) -> _Stop:
         config, alone = self.config, not self.ranks.leads
         with tqdm(
             total=config.steps, initial=self.step, desc="generator", unit="step", smoothing=0.02, disable=alone
@@ -156,13 +167,13 @@ class GeneratorTrainer:
                 self._report(losses, bar)
                 if self._checkpointer.due():
                     self.save()
-                stop = self._agreed(self._reason(time_limit, interrupted()))
+                stop = self._agreed(self._reason(time_limit, signal_that_came()))
         return stop
 
-    def _reason(self, time_limit: TimeLimit, interrupted: bool) -> _Stop:
-        """Why this rank would stop here."""
-        if interrupted:
-            return _Stop.INTERRUPTED
+    def _reason(self, time_limit: TimeLimit, number: int) -> _Stop:
+        """Why this rank would stop here; `number` is that of a signal, or 0."""
+        if number:
+            return _Stop(128 + number)
         if self._has_collapsed():
             return _Stop.COLLAPSED
         return _Stop.OUT_OF_TIME if time_limit.is_over() else _Stop.NO
@@ -181,7 +192,7 @@ class GeneratorTrainer:
         raise FloatingPointError(f"the losses are {losses} at step {self.step}; {kept}; lower the learning rates{best}")
 
     def _report(self, losses: tuple[float, float], bar: "tqdm[Any]") -> None:
-        """Losses, pictures and distances for whoever looks on, where they are due."""
+        """Losses, pictures and distances where they are due."""
         config = self.config
         if self.log is not None and self.step % config.log_steps == 0:
             self.log.write(self.step, discriminator_loss=losses[0], generator_loss=losses[1])
@@ -264,7 +275,7 @@ class GeneratorTrainer:
 
     @torch.no_grad()
     def save_samples(self) -> None:
-        """Write ten images a class of the moving average, the same latents each time, to `samples/`."""
+        """Write ten images per class of the moving average, the same latents each time, to `samples/`."""
         if not self.ranks.leads:
             return
         labels = torch.arange(self.config.generator.num_classes, device=self.device).repeat_interleave(10)
@@ -282,12 +293,8 @@ class GeneratorTrainer:
     def _resume(self) -> int:
         """Take the state from the checkpoint, if there is one; the steps done."""
         step, tensors = 0, self.state.tensors()
-        found = self._checkpointer.load() if self.ranks.leads else None
+        found = self._checkpointer.load(self.config.steps) if self.ranks.leads else None
         if found is not None:
-            if found.step > self.config.steps:
-                raise ValueError(
-                    f"{self.workdir} is at step {found.step}, beyond steps={self.config.steps}; raise steps"
-                )
             fill(tensors, found.tensors)
             step = found.step
         self.ranks.spread(tensors.values())

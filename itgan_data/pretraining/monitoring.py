@@ -15,7 +15,7 @@ from ..generators.biggan import BigGAN
 from ..generators.frozen import fold
 from ..generators.store import save_generator
 from ..images import signed_to_uint8
-from ..running.checkpoint import load_checkpoint, save_checkpoint
+from ..running.checkpoint import Checkpointer
 from ..running.step_log import StepLog
 from .batches import Batches
 from .config import MAY_DIFFER, GeneratorTrainerConfig
@@ -56,7 +56,7 @@ class Monitor:
         self.batches = batches
         self.config = config
         self.workdir = workdir
-        self.work = work
+        self._checkpointer = Checkpointer(workdir / "checkpoint-best", work, may_differ=MAY_DIFFER)
         self.log = log
         self.count = min(config.monitor_samples, len(batches.real_images))
         self._kind = {"network": network.name, "samples": self.count}
@@ -79,11 +79,9 @@ class Monitor:
         """Measure the moving average, note the distance, and keep the average if it is the best one."""
         distance = self._distance(average)
         if distance < min(self.distances.values(), default=math.inf):
-            folder, results = self.workdir / "checkpoint-best", {"frechet_distance": distance, **self._kind}
-            save_checkpoint(folder, average.state_dict(), step=step, config=self.work, results=results)
-            save_generator(
-                self.workdir / "generator-best", fold(average), class_names=self.batches.real_images.class_names
-            )
+            self._checkpointer.save(average.state_dict(), step)
+            names = self.batches.real_images.class_names
+            save_generator(self.workdir / "generator-best", fold(average), class_names=names)
         self.log.write(step, frechet_distance=distance, **self._kind)
         self.distances[step] = distance
         logger.info("step %d: Fréchet distance %.4g in the features of %s", step, distance, self.network.name)
@@ -94,10 +92,11 @@ class Monitor:
         Raises:
             ValueError: they are missing or damaged.
         """
-        folder = self.workdir / "checkpoint-best"
-        found = load_checkpoint(folder, config=self.work, may_differ=MAY_DIFFER)
+        found = self._checkpointer.load()
         if found is None:
-            raise ValueError(f"{folder} is missing, where the moving average of step {self.best_step} was kept")
+            raise ValueError(
+                f"{self._checkpointer.folder} is missing, where the moving average of step {self.best_step} was kept"
+            )
         average.load_state_dict(found.tensors)
 
     def describe_best(self) -> str:

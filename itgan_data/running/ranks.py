@@ -7,24 +7,25 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .shards import Shard
+
 
 class Ranks:
     """The default process group, or this process alone where there is none.
 
     Args:
         device: of this process.
+
+    Raises:
+        ValueError: torchrun has started several processes, and they have no process group.
     """
 
     def __init__(self, device: torch.device) -> None:
-        together = distributed.is_available() and distributed.is_initialized()
-        self.rank = distributed.get_rank() if together else 0
-        self.count = distributed.get_world_size() if together else 1
+        shard = Shard.of_this_process()
+        if shard.count > 1 and not distributed.is_initialized():
+            raise ValueError(f"{shard.count} ranks have no process group; call torch.distributed.init_process_group()")
+        self.rank, self.count, self.leads = shard.number - 1, shard.count, shard.leads
         self.device = device
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes, and decides where one has to."""
-        return self.rank == 0
 
     def parts(self, batch_size: int, micro_batches: int) -> list[torch.Tensor]:
         """The rows of a batch that are computed here, int64 on the CPU, in as many equal parts as `micro_batches`.
@@ -40,7 +41,7 @@ class Ranks:
         return list(torch.arange(batch_size).view(self.count, micro_batches, -1)[self.rank])
 
     def replicated(self, module: nn.Module) -> nn.Module:
-        """The module as one whose gradients are the mean over the ranks, and whose buffers are those of the first."""
+        """The module, with gradients that are the mean over the ranks, and with the buffers of the first rank."""
         return module if self.count == 1 else DistributedDataParallel(module)
 
     def gradients_stay(self, replica: nn.Module) -> AbstractContextManager[None]:

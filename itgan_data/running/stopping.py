@@ -1,4 +1,4 @@
-"""When long work stops: a time limit, and Ctrl-C."""
+"""When long work stops: a time limit, Ctrl-C, and SIGTERM."""
 
 import math
 import signal
@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
+
+_DEFAULTS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class OutOfTimeError(RuntimeError):
@@ -19,52 +22,53 @@ class TimeLimit:
 
     Args:
         max_minutes: from now; None for no limit.
-        checkpoint_minutes: between two checkpoints of the same work.
         workdir: where the work is, for the message.
     """
 
-    def __init__(self, max_minutes: float | None, *, checkpoint_minutes: float, workdir: Path) -> None:
+    def __init__(self, max_minutes: float | None, workdir: Path) -> None:
         self.deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self.checkpoint_minutes = checkpoint_minutes
         self.workdir = workdir
 
     def is_over(self) -> bool:
         """Whether the time is over."""
         return time.monotonic() > self.deadline
 
-    def out_of_time(self) -> OutOfTimeError:
-        """What to raise when it is, and all is saved."""
-        return OutOfTimeError(f"out of time; the work so far is in {self.workdir}, run again to go on")
-
     def check(self) -> None:
-        """Stop if the time is over.
-
-        Raises:
-            OutOfTimeError: it is.
-        """
+        """Raise `OutOfTimeError` if the time is over."""
         if self.is_over():
-            raise self.out_of_time()
+            raise OutOfTimeError(f"out of time; the work so far is in {self.workdir}, run again to go on")
 
 
 @contextmanager
-def interrupt_held() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back, so that a step can be finished and saved; a second one comes through at once.
+def signals_held() -> Iterator[Callable[[], int]]:
+    """Hold Ctrl-C and SIGTERM back, so that a step can be finished and saved; a second one comes through at once.
 
-    Yields a function that says whether there was one. Where Ctrl-C is handled otherwise already, or in another thread
-    than the main one, nothing is held back.
+    SIGTERM is what `docker stop`, Slurm and torchrun send some seconds before they kill. Yields a function that gives
+    the number of the signal that came, or 0; the end of the block raises what `stop_by` says. A signal that is handled
+    otherwise already is left alone, and so are all in other threads than the main one, where Python allows no handlers.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    held: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    held = [number for number, default in _DEFAULTS.items() if main and signal.getsignal(number) == default]
+    came: list[int] = []
+
+    def release() -> None:
+        for number in held:
+            signal.signal(number, _DEFAULTS[number])
 
     def hold(number: int, frame: FrameType | None) -> None:
-        held.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        came.append(number)
+        release()
 
-    signal.signal(signal.SIGINT, hold)
+    for number in held:
+        signal.signal(number, hold)
     try:
-        yield lambda: bool(held)
+        yield lambda: came[0] if came else 0
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        release()
+    if came:  # after the last look; who has seen it has raised by now
+        raise stop_by(came[0])
+
+
+def stop_by(number: int) -> BaseException:
+    """What to raise for a signal when all is saved: for SIGTERM an end with the exit status that shells give it."""
+    return SystemExit(128 + number) if number == signal.SIGTERM else KeyboardInterrupt()

@@ -105,21 +105,23 @@ def test_a_training_that_collapses_ends_with_the_best_generator(
     assert "embedding network" not in again.stderr  # it is kept
 
 
-@pytest.mark.usefixtures("ctrl_c_raises")
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_signal: signal.Signals
+) -> None:
     config = config_file(tmp_path, "generator.json", TINY_GENERATOR)
     arguments = ("pretrain", "--data", "digits", "--config", config, "--out", tmp_path / "out")
     train_step = GeneratorTrainer.train_step
 
     def interrupted(trainer: GeneratorTrainer) -> tuple[float, float]:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(stop_signal)
         return train_step(trainer)
 
     with monkeypatch.context() as patch:
         patch.setattr(GeneratorTrainer, "train_step", interrupted)
         stopped = run(*arguments)
-    assert (stopped.exit_code, stopped.stdout) == (1, "")
-    assert stopped.stderr.splitlines()[-1] == "Error: interrupted; run the same command again to go on"
+    status, word = (1, "interrupted") if stop_signal == signal.SIGINT else (143, "terminated")
+    assert (stopped.exit_code, stopped.stdout) == (status, "")
+    assert stopped.stderr.splitlines()[-1] == f"Error: {word}; run the same command again to go on"
     again = done(*arguments).stderr
     assert "| 1/2" in again
     assert "| 0/2" not in again

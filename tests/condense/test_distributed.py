@@ -4,26 +4,24 @@ import os
 import pickle
 import subprocess
 import sys
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from conftest import TinyGenerator, colored_images
 
 from itgan_data.condense.condenser import Condenser, OutOfTimeError
 from itgan_data.condense.config import CondenserConfig
 from itgan_data.condense.inversion import InversionConfig
 from itgan_data.condense.network_source import FreshNetworks
 from itgan_data.condense.pool import PoolConfig
-from itgan_data.images import LabeledImages, Normalization
+from itgan_data.images import Normalization
 from itgan_data.latents.stored import LatentSet
-from itgan_data.running.checkpoint import load_checkpoint, save_checkpoint
-from itgan_data.running.shards import Shard, Team
-from itgan_data.running.stopping import TimeLimit
+from itgan_data.running.lock import workdir_lock
+from itgan_data.running.shards import Shard
 
 CONFIG = CondenserConfig(
     images_per_class=3,
@@ -41,7 +39,7 @@ NO_PREPARATION = replace(CONFIG, initialize="normal", networks=FreshNetworks(wid
 SECONDS = 200  # torchrun and its workers import torch in a few of them, on a busy machine in many
 
 # What torchrun starts: condenses, and notes every step that a unit takes. "gloo": in a process group. "dies": rank 1 is
-# killed in the place of its second save of its second unit, unless it was started anew.
+# killed in the place of its second save of its second unit, unless it was started again.
 WORKER = """
 import os, pickle, signal, sys
 from pathlib import Path
@@ -79,20 +77,18 @@ learned.save(workdir / f"rank-{os.environ['RANK']}.safetensors", dtype=torch.flo
 """
 
 
-def make_condenser(
-    generator: nn.Module, images: LabeledImages, workdir: Path | None, config: CondenserConfig = CONFIG
-) -> Condenser:
-    return Condenser(generator, images, config, workdir=workdir, device="cpu")
+def make_condenser(workdir: Path | None, config: CondenserConfig = CONFIG) -> Condenser:
+    return Condenser(TinyGenerator(), colored_images(), config, workdir=workdir, device="cpu")
 
 
 def results(workdir: Path) -> list[bytes]:
     return [(workdir / name).read_bytes() for name in ("inversion.safetensors", "latents.safetensors")]
 
 
-def run_two_ranks(workdir: Path, mode: str, *job: Any) -> None:
+def run_two_ranks(workdir: Path, mode: str, config: CondenserConfig) -> None:
     """Run `WORKER` under torchrun."""
     workdir.mkdir()
-    (workdir / "job.pickle").write_bytes(pickle.dumps(job))
+    (workdir / "job.pickle").write_bytes(pickle.dumps((TinyGenerator(), colored_images(), config)))
     (workdir / "worker.py").write_text(WORKER)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
     command = [sys.executable, *torchrun, str(workdir / "worker.py"), str(workdir), mode]
@@ -116,23 +112,19 @@ def steps_taken(workdir: Path) -> dict[str, list[int]]:
 
 
 class TestTorchrun:
-    def test_two_gloo_ranks_end_with_the_latents_of_one_process(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
-    ) -> None:
-        make_condenser(tiny_generator, tiny_images, tmp_path / "one").run()
-        run_two_ranks(tmp_path / "two", "gloo", tiny_generator, tiny_images, CONFIG)
+    def test_two_gloo_ranks_end_with_the_latents_of_one_process(self, tmp_path: Path) -> None:
+        make_condenser(tmp_path / "one").run()
+        run_two_ranks(tmp_path / "two", "gloo", CONFIG)
         assert results(tmp_path / "two") == results(tmp_path / "one")
         assert steps_taken(tmp_path / "two") == {unit: [0, 1, 2, 3] for unit in UNITS}
         for rank in range(2):
             returned = (tmp_path / "two" / f"rank-{rank}.safetensors").read_bytes()
             assert returned == results(tmp_path / "one")[1]
 
-    def test_a_rank_that_is_killed_goes_on_where_it_was(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
-    ) -> None:
-        make_condenser(tiny_generator, tiny_images, tmp_path / "one").run()
+    def test_a_rank_that_is_killed_goes_on_where_it_was(self, tmp_path: Path) -> None:
+        make_condenser(tmp_path / "one").run()
         config = replace(CONFIG, checkpoint_minutes=1e-9)
-        run_two_ranks(tmp_path / "two", "dies", tiny_generator, tiny_images, config)
+        run_two_ranks(tmp_path / "two", "dies", config)
         assert results(tmp_path / "two") == results(tmp_path / "one")
         taken = steps_taken(tmp_path / "two")
         assert taken["group-0000-classes-0002"] == [0, 1, 2, 3]  # was finished
@@ -144,70 +136,64 @@ class TestTorchrun:
 
 class TestShards:
     @pytest.mark.parametrize("shards", [("1/1",), ("2/2", "1/2"), ("3/3", "1/3", "2/3")])
-    def test_in_any_order_and_merged_are_the_run(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, shards: tuple[str, ...]
-    ) -> None:
-        whole = make_condenser(tiny_generator, tiny_images, tmp_path / "whole").run()
-        start = make_condenser(tiny_generator, tiny_images, tmp_path / "parts").prepare()
+    def test_in_any_order_and_merged_are_the_run(self, tmp_path: Path, shards: tuple[str, ...]) -> None:
+        whole = make_condenser(tmp_path / "whole").run()
+        start = make_condenser(tmp_path / "parts").prepare()
         assert len(start) == 9
         for shard in shards:
-            make_condenser(tiny_generator, tiny_images, tmp_path / "parts").run_shard(shard)
-        merged = make_condenser(tiny_generator, tiny_images, tmp_path / "parts").merge()
+            make_condenser(tmp_path / "parts").run_shard(shard)
+        merged = make_condenser(tmp_path / "parts").merge()
         assert torch.equal(merged.latents, whole.latents)
         assert torch.equal(merged.source_index, whole.source_index)
         assert results(tmp_path / "parts") == results(tmp_path / "whole")
 
-    def test_learn_nothing_of_each_other(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
-    ) -> None:
-        make_condenser(tiny_generator, tiny_images, tmp_path, NO_PREPARATION).run_shard(Shard(2, 3))
+    def test_learn_nothing_of_each_other(self, tmp_path: Path) -> None:
+        make_condenser(tmp_path, NO_PREPARATION).run_shard(Shard(2, 3))
         assert [folder.name for folder in tmp_path.glob("group-*")] == [UNITS[1]]
 
-    def test_merging_names_what_is_missing(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
-    ) -> None:
-        condenser = make_condenser(tiny_generator, tiny_images, tmp_path, NO_PREPARATION)
+    def test_are_at_work_together_but_each_once(self, tmp_path: Path) -> None:
+        condenser = make_condenser(tmp_path, NO_PREPARATION)
+        with workdir_lock(tmp_path, Shard(2, 2)):
+            condenser.run_shard("1/2")
+            for call in (partial(condenser.run_shard, "2/2"), condenser.run, condenser.prepare):
+                with pytest.raises(RuntimeError, match=f"another run is at work in {tmp_path}"):
+                    call()
+
+    def test_merging_names_what_is_missing(self, tmp_path: Path) -> None:
+        condenser = make_condenser(tmp_path, NO_PREPARATION)
         condenser.run_shard("1/2")
-        with pytest.raises(ValueError, match=rf"2 of 4 units .* at step 4: {UNITS[1]} \(step 0\), {UNITS[3]} \("):
+        with pytest.raises(ValueError, match=rf"2 of 4 pieces .* not finished: {UNITS[1]} \(step 0\), {UNITS[3]} \("):
             condenser.merge()
         longer = replace(NO_PREPARATION, steps=5)
-        with pytest.raises(ValueError, match=rf"4 of 4 units .* at step 5: {UNITS[0]} \(step 4\)"):
-            make_condenser(tiny_generator, tiny_images, tmp_path, longer).merge()
+        with pytest.raises(ValueError, match=rf"4 of 4 pieces .* not finished: {UNITS[0]} \(step 4\)"):
+            make_condenser(tmp_path, longer).merge()
         assert not (tmp_path / "latents.safetensors").exists()
 
-    def test_merging_refuses_another_configuration(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
-    ) -> None:
-        make_condenser(tiny_generator, tiny_images, tmp_path, NO_PREPARATION).run_shard("1/1")
+    def test_merging_refuses_another_configuration(self, tmp_path: Path) -> None:
+        make_condenser(tmp_path, NO_PREPARATION).run_shard("1/1")
         other = replace(NO_PREPARATION, lr_latents=0.1)
         with pytest.raises(ValueError, match=r"lr_latents=0\.05, not 0\.1"):
-            make_condenser(tiny_generator, tiny_images, tmp_path, other).merge()
+            make_condenser(tmp_path, other).merge()
 
-    def test_without_the_preparation_say_so(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
-    ) -> None:
-        condenser = make_condenser(tiny_generator, tiny_images, tmp_path)
-        with pytest.raises(ValueError, match=r"network-000 is not finished; run Condenser\.prepare"):
+    def test_without_the_preparation_say_so(self, tmp_path: Path) -> None:
+        condenser = make_condenser(tmp_path)
+        with pytest.raises(ValueError, match=r"not finished: network-000 \(step 0\), .*; run first Condenser\.prepare"):
             condenser.run_shard("2/4")
-        inverting = make_condenser(tiny_generator, tiny_images, tmp_path, replace(CONFIG, networks=FreshNetworks()))
-        with pytest.raises(ValueError, match="is not finished"):
+        inverting = make_condenser(tmp_path, replace(CONFIG, networks=FreshNetworks()))
+        with pytest.raises(ValueError, match="are not finished"):
             inverting.run_shard("2/4")
-        assert not list(tmp_path.iterdir())
+        assert not list(tmp_path.glob("group-*"))
 
-    def test_of_inversion_alone_are_its_preparation(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
-    ) -> None:
+    def test_of_inversion_alone_are_its_preparation(self, tmp_path: Path) -> None:
         config = replace(CONFIG, steps=0)
-        condenser = make_condenser(tiny_generator, tiny_images, tmp_path, config)
+        condenser = make_condenser(tmp_path, config)
         condenser.prepare()
         merged = condenser.merge()
-        assert torch.equal(merged.latents, make_condenser(tiny_generator, tiny_images, None, config).run().latents)
+        assert torch.equal(merged.latents, make_condenser(None, config).run().latents)
 
-    def test_a_shard_that_is_out_of_time_goes_on(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
-    ) -> None:
-        make_condenser(tiny_generator, tiny_images, tmp_path / "whole", NO_PREPARATION).run()
-        condenser = make_condenser(tiny_generator, tiny_images, tmp_path / "parts", NO_PREPARATION)
+    def test_a_shard_that_is_out_of_time_goes_on(self, tmp_path: Path) -> None:
+        make_condenser(tmp_path / "whole", NO_PREPARATION).run()
+        condenser = make_condenser(tmp_path / "parts", NO_PREPARATION)
         stops = 0
         while True:
             try:
@@ -232,76 +218,12 @@ class TestShards:
         ],
     )
     def test_more_than_there_are_units_are_idle_and_say_so(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages, change: dict[str, Any], remedy: str
+        self, tmp_path: Path, change: dict[str, Any], remedy: str
     ) -> None:
-        condenser = make_condenser(tiny_generator, tiny_images, tmp_path, replace(NO_PREPARATION, **change))
-        units = len(condenser.units)
+        condenser = make_condenser(tmp_path, replace(NO_PREPARATION, **change))
+        units = len(condenser.work_units)
         with pytest.warns(
             UserWarning, match=f"share 5/5 has nothing to match, as there are {units} units .*; {remedy}"
         ):
             condenser.run_shard("5/5")
-        assert not list(tmp_path.iterdir())
-
-
-class TestShard:
-    def test_every_piece_belongs_to_one(self) -> None:
-        for pieces in (0, 1, 5, 16, 33):
-            dealt = [place for number in range(1, 17) for place in Shard(number, 16).places(pieces)]
-            assert sorted(dealt) == list(range(pieces))
-
-    def test_is_written_number_of_count(self) -> None:
-        assert Shard.parse("3/16") == Shard(3, 16)
-        assert str(Shard(3, 16)) == "3/16"
-
-    @pytest.mark.parametrize("text", ["", "3", "3/", "/16", "-1/2", "1/2/3", " 1/2", "1/2\n", "a/b", "1.0/2", "¹/2"])
-    def test_what_is_written_otherwise_is_refused(self, text: str) -> None:
-        with pytest.raises(ValueError, match="is written NUMBER/COUNT, such as 3/16 for the third of sixteen, got"):
-            Shard.parse(text)
-
-    @pytest.mark.parametrize("text", ["0/16", "17/16", "1/0", "0/0"])
-    def test_they_are_counted_from_one(self, text: str) -> None:
-        with pytest.raises(ValueError, match=f"are counted from 1/.*, got {text}"):
-            Shard.parse(text)
-
-    def test_a_process_without_a_group_has_all(self) -> None:
-        assert Shard.of_this_rank() == Shard(1, 1)
-
-
-class TestTeam:
-    @staticmethod
-    def gather(folder: Path, shard: Shard | None, made: list[int], minutes: float | None = None) -> list[int]:
-        """Ten pieces, each the square of its place."""
-
-        def make(place: int) -> int:
-            found = load_checkpoint(folder / str(place), config={})
-            if found is None:
-                made.append(place)
-                save_checkpoint(folder / str(place), {"square": torch.tensor(place**2)}, step=1, config={})
-                return place**2
-            return int(found.tensors["square"])
-
-        time_limit = TimeLimit(minutes, checkpoint_minutes=1, workdir=folder)
-        return Team(shard, time_limit).gather([folder / str(place) for place in range(10)], 1, make)
-
-    @pytest.mark.parametrize("count", [1, 2, 3, 11])
-    def test_all_get_all_pieces_and_each_is_made_once(self, tmp_path: Path, count: int) -> None:
-        made: list[int] = []
-        with ThreadPoolExecutor(count) as threads:
-            shards = [Shard(number, count) for number in range(1, count + 1)]
-            gathered = list(threads.map(lambda shard: self.gather(tmp_path, shard, made), shards))
-        assert gathered == [[place**2 for place in range(10)]] * count
-        assert Counter(made) == Counter(range(10))
-
-    def test_what_is_not_far_enough_is_waited_for(self, tmp_path: Path) -> None:
-        save_checkpoint(tmp_path / "1", {}, step=0, config={})
-        with pytest.raises(OutOfTimeError):
-            self.gather(tmp_path, Shard(1, 10), [], minutes=1e-9)
-
-    def test_who_waits_for_nobody_reads_what_is_there(self, tmp_path: Path) -> None:
-        self.gather(tmp_path, Shard(1, 1), [])
-        made: list[int] = []
-        assert self.gather(tmp_path, None, made) == [place**2 for place in range(10)]
-        assert made == []
-        (tmp_path / "7" / "checkpoint.json").unlink()
-        with pytest.raises(ValueError, match=r"7 is not finished; run Condenser\.prepare"):
-            self.gather(tmp_path, None, made)
+        assert not list(tmp_path.glob("group-*"))

@@ -12,7 +12,7 @@ from torch import nn
 from itgan_data.condense.inversion import InversionConfig, invert, starting_latents
 from itgan_data.images import LabeledImages, Normalization, signed_to_uint8, uint8_to_unit, unit_to_signed
 from itgan_data.pretraining.encoder import Encoder, train_encoder
-from itgan_data.running.checkpointer import Checkpointer
+from itgan_data.running.checkpoint import Checkpointer
 from itgan_data.running.stopping import OutOfTimeError, TimeLimit
 
 NORMALIZATION = Normalization((0.5,) * 3, (0.25,) * 3)
@@ -103,9 +103,9 @@ class TestEncoder:
         run_on(monkeypatch, clock)
         stops = 0
         while True:
-            time_limit = TimeLimit(minutes, checkpoint_minutes=1000, workdir=tmp_path)
+            time_limit = TimeLimit(minutes, tmp_path)
             try:
-                checkpointer = Checkpointer(tmp_path / "encoder", {}, time_limit)
+                checkpointer = Checkpointer(tmp_path / "encoder", {}, minutes=1000, time_limit=time_limit)
                 encoder = trained_encoder(tiny_generator, config, seed=0, device=CPU, checkpointer=checkpointer)
                 break
             except OutOfTimeError:

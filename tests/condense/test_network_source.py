@@ -30,7 +30,7 @@ def weights(source: FreshSource) -> torch.Tensor:
 def steps(source: FreshSource, first: int, last: int) -> torch.Tensor:
     for step in range(first, last):
         source.load(0, step)
-        source.follow(synthetic, 0, step)
+        source.train_along(synthetic, 0, step)
     return weights(source)
 
 
@@ -54,7 +54,7 @@ def test_a_network_learns_the_synthetic_images_until_the_next_is_drawn() -> None
         assert F.cross_entropy(source.network(IMAGES), LABELS) < 0.5 * before
     kept = weights(source)
     source.load(0, 8)
-    source.follow(synthetic, 0, 8)  # the last step of this network: nobody would see it trained
+    source.train_along(synthetic, 0, 8)  # the last step of this network: nobody would see it trained
     assert torch.equal(weights(source), kept)
     source.load(0, 9)
     assert not torch.equal(weights(source), kept)

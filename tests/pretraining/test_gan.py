@@ -1,14 +1,16 @@
 import itertools
 import json
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import assert_as_near_as_rounding, stops_by
 from PIL import Image
 
 from itgan_data.augmentation import diff_augment
@@ -22,8 +24,11 @@ from itgan_data.pretraining.config import GeneratorTrainerConfig
 from itgan_data.pretraining.discriminator import ProjectionDiscriminator, discriminator_hinge, generator_hinge
 from itgan_data.pretraining.gan import GeneratorTrainer
 from itgan_data.running.checkpoint import MANIFEST
+from itgan_data.running.lock import workdir_lock
+from itgan_data.running.shards import Shard
 from itgan_data.storage.files import read_json
 
+Saved = tuple[int, list[str]]  # the step, and the checksums of all that training goes on from
 CONFIG = GeneratorTrainerConfig(
     generator=BigGANConfig(num_classes=3, latent_dim=8, channels=(8, 8, 8, 8)),
     discriminator_channels=8,
@@ -85,26 +90,14 @@ def worsening() -> FeatureNetwork:
     return FeatureNetwork("growing colours", lambda unit: F.avg_pool2d(unit, 16).flatten(1) + 10.0 ** next(calls))
 
 
-def assert_as_near_as_rounding(
-    ours: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], start: Mapping[str, torch.Tensor]
-) -> None:
-    """The weights of two trainings differ by little of what either moved since the start."""
-    assert ours.keys() == others.keys()
-    for name in [
-        name for name in ours if ".state." not in name and not name.endswith((".running_mean", ".running_var"))
-    ]:
-        moved = (others[name] - start[name]).norm()
-        assert (ours[name] - others[name]).norm() <= 0.01 * moved, name
-
-
-def everything(workdir: Path) -> tuple[int, list[str]]:
+def everything(workdir: Path) -> Saved:
     """The step and the checksums of all that training goes on from: weights, buffers, averages, optimisers."""
     manifest = read_json(workdir / "checkpoint" / MANIFEST)
     return manifest["step"], list(manifest["pieces"].values())
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[str]]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     workdir = tmp_path_factory.mktemp("uninterrupted")
     train(workdir)
     return everything(workdir)
@@ -113,7 +106,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[s
 class TestResuming:
     @pytest.mark.parametrize("step", [1, 2, 3])
     def test_a_prolonged_run_ends_as_a_long_one(
-        self, tmp_path: Path, step: int, uninterrupted: tuple[int, list[str]], global_rng_untouched: None
+        self, tmp_path: Path, step: int, uninterrupted: Saved, global_rng_untouched: None
     ) -> None:
         train(tmp_path, replace(CONFIG, steps=step))
         assert everything(tmp_path)[0] == step
@@ -122,7 +115,7 @@ class TestResuming:
 
     @pytest.mark.parametrize("calls", range(5))
     def test_an_error_in_the_middle_of_a_step_spoils_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, uninterrupted: tuple[int, list[str]]
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, uninterrupted: Saved
     ) -> None:
         """Ctrl-C between the updates of the discriminator and of the generator, which take turns."""
         left, update = iter(range(calls)), torch.optim.Adam.step
@@ -142,7 +135,7 @@ class TestResuming:
 
     @pytest.mark.parametrize("rename", [2, 3, 6, 9])
     def test_a_killed_run_goes_on(
-        self, tmp_path: Path, rename: int, uninterrupted: tuple[int, list[str]], killed_at_rename: Callable[..., bool]
+        self, tmp_path: Path, rename: int, uninterrupted: Saved, killed_at_rename: Callable[..., bool]
     ) -> None:
         assert killed_at_rename(rename, train, tmp_path, replace(CONFIG, checkpoint_minutes=1e-9))
         train(tmp_path)
@@ -153,9 +146,7 @@ class TestResuming:
         monkeypatch.delattr(GeneratorTrainer, "train_step")
         assert torch.equal(train(tmp_path)(LATENTS, LABELS), first)
 
-    def test_a_run_that_has_not_stepped_yet_resumes_too(
-        self, tmp_path: Path, uninterrupted: tuple[int, list[str]]
-    ) -> None:
+    def test_a_run_that_has_not_stepped_yet_resumes_too(self, tmp_path: Path, uninterrupted: Saved) -> None:
         make_trainer(tmp_path).save()
         train(tmp_path)
         assert everything(tmp_path) == uninterrupted
@@ -171,9 +162,13 @@ class TestResuming:
                 make_trainer(tmp_path, replace(CONFIG, **{name: value}))
 
     @pytest.mark.parametrize("calls", [0, 1, 4])
-    @pytest.mark.usefixtures("ctrl_c_raises")
-    def test_ctrl_c_lets_the_step_be_finished_and_saved(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, uninterrupted: tuple[int, list[str]]
+    def test_a_signal_lets_the_step_be_finished_and_saved(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        calls: int,
+        uninterrupted: Saved,
+        stop_signal: signal.Signals,
     ) -> None:
         """Every other update is one of the discriminator."""
         left, update = iter(range(calls)), torch.optim.Adam.step
@@ -181,17 +176,23 @@ class TestResuming:
         def update_and_interrupt(optimizer: torch.optim.Adam) -> None:
             if next(left, "none") == "none":
                 monkeypatch.setattr(torch.optim.Adam, "step", update)
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(stop_signal)
             update(optimizer)
 
         trainer = make_trainer(tmp_path)
         monkeypatch.setattr(torch.optim.Adam, "step", update_and_interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        with stops_by(stop_signal):
             trainer.run()
         assert everything(tmp_path)[0] == calls // 2 + 1
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         train(tmp_path)
         assert everything(tmp_path) == uninterrupted
+
+    def test_a_second_run_is_refused(self, tmp_path: Path) -> None:
+        trainer = make_trainer(tmp_path)
+        with workdir_lock(tmp_path, Shard(1, 1)):
+            for start in (trainer.run, partial(make_trainer, tmp_path)):
+                with pytest.raises(RuntimeError, match=f"another run is at work in {tmp_path}"):
+                    start()
 
     def test_fewer_steps_than_were_done_are_refused(self, tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path)
@@ -389,7 +390,7 @@ class TestMonitoring:
         best = train(tmp_path / "best", replace(CONFIG, steps=min(distances, key=distances.__getitem__)))
         assert torch.equal(load_generator(tmp_path / "generator-best")(LATENTS, LABELS), fold(best)(LATENTS, LABELS))
 
-    def test_does_not_change_the_training(self, tmp_path: Path, uninterrupted: tuple[int, list[str]]) -> None:
+    def test_does_not_change_the_training(self, tmp_path: Path, uninterrupted: Saved) -> None:
         make_trainer(tmp_path, replace(CONFIG, monitor_steps=1), feature_network=PIXELS).run()
         assert everything(tmp_path) == uninterrupted
 
@@ -433,7 +434,7 @@ class TestMonitoring:
 
 class TestBadInput:
     def test_another_number_of_classes(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="data set has 2 classes and the generator is configured for 3; set num_"):
+        with pytest.raises(ValueError, match="the generator is configured for 3; let its num_classes be 2"):
             GeneratorTrainer(CONFIG, real_images(num_classes=2), workdir=tmp_path)
         assert not list(tmp_path.iterdir())
 

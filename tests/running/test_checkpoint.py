@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from itgan_data.running.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
+from itgan_data.running.checkpoint import MANIFEST, Checkpoint, Checkpointer
 from itgan_data.storage import files
 
 CONFIG = {"lr": 0.1, "model": {"width": 8, "channels": (1, 2)}, "minutes": 5}
@@ -19,11 +19,15 @@ TENSORS = {
 
 
 def save(folder: Path, tensors: dict[str, torch.Tensor] = TENSORS, step: int = 1, **options: Any) -> None:
-    save_checkpoint(folder, tensors, step=step, **{"config": CONFIG} | options)
+    Checkpointer(folder, CONFIG, **options).save(tensors, step)
+
+
+def load(folder: Path, config: dict[str, Any] = CONFIG, **options: Any) -> Checkpoint | None:
+    return Checkpointer(folder, config, **options).load()
 
 
 def loaded(folder: Path) -> dict[str, torch.Tensor]:
-    found = load_checkpoint(folder, config=CONFIG)
+    found = load(folder)
     assert found is not None
     return found.tensors
 
@@ -37,15 +41,15 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
-    save(tmp_path / "new" / "folder", step=7, results={"accuracy": 0.5})
-    found = load_checkpoint(tmp_path / "new" / "folder", config=CONFIG)
+    save(tmp_path / "new" / "folder", step=7)
+    found = load(tmp_path / "new" / "folder")
     assert found is not None
-    assert (found.step, found.results) == (7, {"accuracy": 0.5})
+    assert found.step == 7
     assert_same(found.tensors, TENSORS)
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path / "nowhere", config=CONFIG) is None
+    assert load(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("limit", [4, 12, 37, 1000])
@@ -117,15 +121,15 @@ def test_a_kill_at_any_moment_leaves_the_last_checkpoint(
 def test_another_configuration_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     save(tmp_path)
     with pytest.raises(ValueError, match=message):
-        load_checkpoint(tmp_path, config=CONFIG | change)
+        load(tmp_path, CONFIG | change)
 
 
 def test_fields_without_effect_may_differ(tmp_path: Path) -> None:
     save(tmp_path)
     other = CONFIG | {"minutes": 9, "model": {"width": 9, "channels": (1, 2)}}
     with pytest.raises(ValueError, match=r"model\.width"):
-        load_checkpoint(tmp_path, config=other, may_differ=("minutes",))
-    assert load_checkpoint(tmp_path, config=other, may_differ=("minutes", "model.width")) is not None
+        load(tmp_path, other, may_differ=("minutes",))
+    assert load(tmp_path, other, may_differ=("minutes", "model.width")) is not None
 
 
 class TestDamage:

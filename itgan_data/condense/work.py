@@ -11,7 +11,7 @@ from torch import nn
 
 from ..config import MayDiffer, marked
 from ..images import LabeledImages
-from ..running.checkpoint import read_manifest
+from ..running.checkpoint import Checkpointer
 from ..storage.files import fingerprint
 from .config import CondenserConfig
 from .selection import indices_by_class, select_random
@@ -22,14 +22,14 @@ _UNIT = "group-"
 
 
 @dataclass(frozen=True)
-class Unit:
+class WorkUnit:
     """Latents that are learned independently of all others: a group of some classes."""
 
     name: str
     """Of its folder in the workdir."""
     group: int
     classes: range
-    places: range
+    columns: range
     """Which of each class's latents."""
 
 
@@ -72,7 +72,7 @@ def check_folders(workdir: Path, work: Mapping[str, Any]) -> None:
         ValueError: it holds such; says what differs.
     """
     for folder in sorted(workdir.glob(f"{_UNIT}*")):
-        read_manifest(folder, config=work, may_differ=MAY_DIFFER)
+        Checkpointer(folder, work, may_differ=MAY_DIFFER).read_manifest()
 
 
 def choose(real_images: LabeledImages, images_per_class: int | None, seed: int) -> torch.Tensor:
@@ -81,11 +81,11 @@ def choose(real_images: LabeledImages, images_per_class: int | None, seed: int) 
     Raises:
         ValueError: a class has fewer, or none.
     """
-    count = images_per_class or min(len(places) for places in indices_by_class(real_images))
+    count = images_per_class or min(map(len, indices_by_class(real_images)))
     return select_random(real_images, count, seed=seed).view(real_images.num_classes, count)
 
 
-def units_of(config: CondenserConfig, num_classes: int, count: int) -> list[Unit]:
+def units_of(config: CondenserConfig, num_classes: int, count: int) -> list[WorkUnit]:
     """The units of `count` latents a class, the blocks of a group one after the other."""
     size = count if config.group_size is None or config.regroup else config.group_size
     block = config.class_block or num_classes
@@ -93,8 +93,8 @@ def units_of(config: CondenserConfig, num_classes: int, count: int) -> list[Unit
     blocks = [range(first, min(first + block, num_classes)) for first in range(0, num_classes, block)]
     suffixes = [f"-classes-{classes[0]:04d}" if config.class_block else "" for classes in blocks]
     return [
-        Unit(f"{_UNIT}{group:04d}{suffix}", group, classes, places)
-        for group, places in enumerate(groups)
+        WorkUnit(f"{_UNIT}{group:04d}{suffix}", group, classes, columns)
+        for group, columns in enumerate(groups)
         for classes, suffix in zip(blocks, suffixes, strict=True)
     ]
 

@@ -82,7 +82,7 @@ def _collate(samples: Sequence[Sample], *, collate_fn_map: Any) -> list[Any]:
     if isinstance(samples, Batch) and samples.whole is not None:
         columns: tuple[Any, ...] = samples.whole
     else:  # some of them, or in another order
-        columns = tuple(zip(*((sample.unit, *sample[1:]) for sample in samples), strict=True))
+        columns = tuple(zip(*((getattr(sample, "unit", sample[0]), *sample[1:]) for sample in samples), strict=True))
     return [
         column if type(column) is torch.Tensor else collate(list(column), collate_fn_map=collate_fn_map)
         for column in columns

@@ -17,7 +17,7 @@ from .generated import Cache
 
 logger = logging.getLogger(__name__)
 
-_DOWNLOADS: set[Path] = set()  # roots that `download=True` was given for while only the training split was asked for
+_DOWNLOADS: set[Path] = set()  # roots for which `download=True` was given with `train=True`
 
 
 class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvision has no types
@@ -27,8 +27,8 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
         root: where torchvision keeps the real data; only read for `train=False`.
         train: the condensed training split, or the real test split.
         transform, target_transform: as in torchvision.
-        download: let torchvision fetch the real data. With `train=True`, which needs none of them, that waits until
-            this process opens `train=False` of the same root.
+        download: let torchvision fetch the real data. With `train=True` nothing is fetched, as nothing is needed; it is
+            when this process opens `train=False` with the same root.
         source: a bundle's folder, the name of one in the package, or "org/name[@revision]" on the Hub; by default
             `default_source`, else the environment variable ITGAN_DATA_CIFAR10 (or ITGAN_DATA_CIFAR100), else the
             bundle of that name in the package.
@@ -138,7 +138,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
 
 
 class ITGANCIFAR100(ITGANCIFAR10, CIFAR100):  # type: ignore[misc]  # torchvision has no types
-    """CIFAR-100 with a training split generated from a bundle; arguments and errors are those of `ITGANCIFAR10`."""
+    """CIFAR-100 with a training split generated from a bundle; arguments and errors as for `ITGANCIFAR10`."""
 
     _name = "cifar100"
     _num_classes = 100

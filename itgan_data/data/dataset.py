@@ -52,10 +52,10 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
             Images of fresh latents are never kept.
         dtype: torch.bfloat16 or torch.float16 generate under autocast.
         classes: names of the generator's classes; by default those that it was saved with, or "0", "1", ...
-        soft_labels: give the soft labels of the latents, float32 `[num_classes]`, in place of the targets, to which
-            `targets` stays the list of ints.
-        length: repeat the latents up to so many, for scripts that count on 50,000: image i is image `i % len(latents)`.
-            What is held out for validation has copies among the rest then.
+        soft_labels: give the soft labels of the latents as targets, float32 probabilities `[num_classes]`. `targets`
+            stays a list of ints.
+        length: repeat the latents up to this number of images, for scripts that count on 50,000: image i is image
+            `i % len(latents)`. Images that are then held out for validation have copies among the rest.
 
     Raises:
         ValueError: latents, classes or options that do not fit.
@@ -86,7 +86,7 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
             raise ValueError(f"classes must name the generator's {num_classes}, got {len(names)} names")
         first = torch.tensor([0])
         if soft_labels and not (isinstance(latents, LatentSet) and latents.soft_batch(first).shape[1] == num_classes):
-            raise ValueError(f"soft_labels=True needs a LatentSet with those of {num_classes} classes, got {latents!r}")
+            raise ValueError(f"soft_labels=True needs a LatentSet with such for {num_classes} classes, got {latents!r}")
         # Not super().__init__: a subclass may also derive from CIFAR10, whose __init__ would read files.
         VisionDataset.__init__(self, transform=transform, target_transform=target_transform)
         self._generated: GeneratedImages | None = images

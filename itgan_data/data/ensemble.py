@@ -77,7 +77,7 @@ class SyntheticEnsemble(Dataset[tuple[Any, Any]]):
 
     @property
     def targets(self) -> list[Any]:
-        """The targets, which all data sets have; to change them, change those of each."""
+        """The targets, which are the same in all data sets; to change them, change them in each."""
         return list(self.datasets[0].targets)
 
     @property

@@ -35,7 +35,7 @@ class GeneratedImages:
     An image depends on its latent and label alone. In float32 on the CPU its last bits may differ with the batch it
     is made in (by less than 1e-5), so that a kept uint8 image is within one level of any other way to make it.
 
-    Arguments and errors are those of `SyntheticDataset`, which says more about them.
+    Arguments and errors as for `SyntheticDataset`.
     """
 
     def __init__(

@@ -186,22 +186,6 @@ def test_assigned_data_detach_from_the_generator() -> None:
     assert len(pickle.loads(pickle.dumps(dataset))) == 10
 
 
-class Doubled(SyntheticDataset):
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self.data[index], 2 * self.targets[index]
-
-
-@pytest.mark.parametrize(
-    "build", [lambda: Doubled(Painter(), make_latents()), lambda: make_dataset(transform=pil_to_tensor)]
-)
-def test_a_batch_does_not_bypass_a_subclass_or_a_transform(build: Callable[[], SyntheticDataset]) -> None:
-    dataset = build()
-    assert dataset.__getitems__ is None
-    images, targets = next(iter(DataLoader(Subset(dataset, [3, 5]), batch_size=2)))
-    assert torch.equal(images[1], torch.as_tensor(dataset[5][0]))
-    assert targets.tolist() == [dataset[3][1], dataset[5][1]]
-
-
 def test_a_subset_keeps_the_batch_path() -> None:
     dataset = make_dataset(cache=None)
     images, targets = next(iter(DataLoader(Subset(dataset, [3, 5, -1]), batch_size=3)))

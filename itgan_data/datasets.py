@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 from torchvision import datasets, transforms
 
 from .image_folder import ImageFolder
-from .images import LabeledImages, Normalization, class_names_of, image_to_uint8, label_to_int, unit_to_uint8
+from .images import LabeledImages, Normalization, image_to_uint8, label_to_int, to_class_names, unit_to_uint8
 
 _SIDE = 32  # px, of the one architecture; images are shown to it with three channels
 
@@ -213,6 +213,25 @@ def load_images(dataset: Dataset[Any], *, image_shape: tuple[int, int, int] | No
         _check_shape(tuple(pixels.shape), image_shape, _named(dataset, index))
         images[index] = pixels
     return LabeledImages(images, labels, names or [str(label) for label in range(int(labels.max()) + 1)])
+
+
+def class_names_of(dataset: Any) -> tuple[str, ...] | None:
+    """The names of a data set's classes, by label; None where it has none.
+
+    Raises:
+        ValueError: names that cannot be read, or parts of a `ConcatDataset` that disagree.
+    """
+    if isinstance(dataset, Subset):
+        return class_names_of(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        names, *others = {class_names_of(part) for part in dataset.datasets}
+        if others:
+            raise ValueError(f"the parts have different classes, {reprlib.repr(names)} and {reprlib.repr(others[0])}")
+        return names
+    found = getattr(dataset, "classes", None)
+    if found is None and isinstance(features := getattr(dataset, "features", None), Mapping):  # of Hugging Face
+        found = getattr(features.get("label"), "names", None)
+    return None if found is None else to_class_names(found) or None
 
 
 def _count(dataset: Any) -> int:

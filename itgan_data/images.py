@@ -6,7 +6,7 @@ Four ranges are used, and every function says which it takes: *signed* [-1, 1] (
 
 import importlib
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Protocol, cast
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol, cast
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import Dataset
 from torchvision.datasets import VisionDataset
 from torchvision.utils import make_grid
 
@@ -136,25 +136,6 @@ def to_class_names(names: Any) -> tuple[str, ...]:
 
 def _is_synonyms(value: object) -> bool:
     return isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value)
-
-
-def class_names_of(dataset: Any) -> tuple[str, ...] | None:
-    """The names of a data set's classes, by label; None where it has none.
-
-    Raises:
-        ValueError: names that cannot be read, or parts of a `ConcatDataset` that disagree.
-    """
-    if isinstance(dataset, Subset):
-        return class_names_of(dataset.dataset)
-    if isinstance(dataset, ConcatDataset):
-        names, *others = {class_names_of(part) for part in dataset.datasets}
-        if others:
-            raise ValueError(f"the parts have different classes, {reprlib.repr(names)} and {reprlib.repr(others[0])}")
-        return names
-    found = getattr(dataset, "classes", None)
-    if found is None and isinstance(features := getattr(dataset, "features", None), Mapping):  # of Hugging Face
-        found = getattr(features.get("label"), "names", None)
-    return None if found is None else to_class_names(found) or None
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:

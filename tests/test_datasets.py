@@ -10,11 +10,11 @@ import pytest
 import torch
 from conftest import make_images, write_cifar10
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 from torchvision import datasets, transforms
 
 from itgan_data.cli.options import flips_of
-from itgan_data.datasets import CIFAR10, DATASETS, DIGITS, load_images, open_dataset, parse_spec
+from itgan_data.datasets import CIFAR10, DATASETS, DIGITS, class_names_of, load_images, open_dataset, parse_spec
 from itgan_data.images import LabeledImages, to_pil, uint8_to_unit
 
 LABELS = [3, 0, 9, 3, 1]  # of the tiny data sets
@@ -265,3 +265,12 @@ def test_a_label_is_refused_by_index_and_value(classes: list[str] | None, label:
         pairs.classes = classes
     with pytest.raises(ValueError, match=message):
         load_images(pairs)
+
+
+def test_class_names_are_found_through_what_wraps_a_data_set() -> None:
+    cats, plain = make_images(), [(image, 0) for image in make_images().images]
+    assert class_names_of(Subset(Subset(cats, range(3)), [0])) == ("cat", "dog")
+    assert class_names_of(ConcatDataset([cats, Subset(cats, [0])])) == ("cat", "dog")
+    assert class_names_of(plain) is class_names_of(Subset(plain, [0])) is None
+    with pytest.raises(ValueError, match="different classes"):
+        class_names_of(ConcatDataset([cats, cats.in_order_of(["dog", "cat"])]))

@@ -6,13 +6,11 @@ import pytest
 import torch
 from conftest import make_images
 from PIL import Image
-from torch.utils.data import ConcatDataset, Subset
 
 from itgan_data.datasets import CIFAR10
 from itgan_data.images import (
     LabeledImages,
     Normalization,
-    class_names_of,
     image_grid,
     image_to_uint8,
     label_to_int,
@@ -295,11 +293,3 @@ class TestClassNames:
     def test_what_is_no_list_of_names_is_refused(self, names: Any) -> None:
         with pytest.raises(ValueError, match="class names must be a sequence"):
             to_class_names(names)
-
-    def test_they_are_found_through_what_wraps_a_data_set(self) -> None:
-        cats, plain = make_images(), [(image, 0) for image in make_images().images]
-        assert class_names_of(Subset(Subset(cats, range(3)), [0])) == ("cat", "dog")
-        assert class_names_of(ConcatDataset([cats, Subset(cats, [0])])) == ("cat", "dog")
-        assert class_names_of(plain) is class_names_of(Subset(plain, [0])) is None
-        with pytest.raises(ValueError, match="different classes"):
-            class_names_of(ConcatDataset([cats, cats.in_order_of(["dog", "cat"])]))

@@ -21,9 +21,8 @@ from torch.utils.data import Dataset
 
 from ..augmentation import DSA, Compose
 from ..config import computing
-from ..datasets import load_images
+from ..datasets import class_names_of, load_images
 from ..generators.contract import probe_images
-from ..images import class_names_of
 from ..latents.stored import LatentSet
 from ..running.checkpoint import Checkpointer, State
 from ..running.lock import workdir_lock

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.datasets import VisionDataset
 
 from ..generators.contract import ImageGenerator, as_generator
-from ..images import to_class_names, uint8_to_unit
+from ..images import label_to_int, to_class_names, uint8_to_unit
 from ..latents.stored import LatentSet, LatentSource
 from .batch import Batch
 from .generated import Cache, GeneratedImages
@@ -212,7 +212,7 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
         """
         targets = self._targets(indices.tolist())
         if not isinstance(targets, torch.Tensor):
-            targets = torch.tensor([int(target) for target in targets])
+            targets = torch.tensor([label_to_int(target) for target in targets])
         return self._unit_images(indices, self.epoch if epoch is None else epoch, None), targets
 
     def _unit_images(self, indices: torch.Tensor, epoch: int, device: torch.device | None) -> torch.Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..datasets import load_images
+from ..datasets import class_names_of, load_images
 from ..draws import Stream, make_rng
-from ..images import ImageSource, LabeledImages, Normalization, check_no_transforms, class_names_of
+from ..images import ImageSource, LabeledImages, Normalization, check_no_transforms
 from ..networks import NETWORKS, create_network
 from ..recipes import Recipe, accuracy, train_classifier
 from .results import SeedResult

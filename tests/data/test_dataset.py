@@ -436,3 +436,12 @@ def test_images_made_on_the_gpu_reach_workers_by_the_cache() -> None:
     torch.testing.assert_close(images, all_images(make_dataset()), atol=1.01 / 255, rtol=0)
     assert pickle.loads(pickle.dumps(dataset)).unit_batch(torch.tensor([0]))[0].device.type == "cpu"
     assert all_images(dataset).is_cuda
+
+
+@pytest.mark.parametrize("target", [0.5, "cat", None, torch.tensor([0.0, 1.0])])
+def test_targets_that_are_no_labels_are_not_read_as_some(target: Any) -> None:
+    dataset = make_dataset()
+    dataset.targets[1] = target
+    assert dataset.unit_batch(torch.tensor([0, 2]))[1].dtype == torch.int64
+    with pytest.raises(ValueError, match="a label must be an integer, got"):
+        dataset.unit_batch(torch.tensor([0, 1]))

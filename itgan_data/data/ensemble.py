@@ -121,6 +121,7 @@ def _check_alike(datasets: Sequence[SyntheticDataset]) -> None:
         for name, (value, expected) in {
             "image shape": (_image_shape(dataset), _image_shape(datasets[0])),
             "classes": (dataset.classes, datasets[0].classes),
+            "soft_labels": (dataset.soft_labels, datasets[0].soft_labels),
         }.items():
             if value != expected:
                 raise ValueError(

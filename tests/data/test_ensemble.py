@@ -173,11 +173,14 @@ def test_data_sets_that_are_not_interchangeable_are_refused(tiny_generator: Tiny
     reordered = RandomLatents(SIZE, 6, 3, labels=latents.labels.flip(0))
     detached = SyntheticDataset(tiny_generator, LatentSet.drawn_from(latents))
     detached.data = detached.data.copy()
+    stored = LatentSet.drawn_from(latents)
+    soft = LatentSet(stored.latents, stored.labels, soft_labels=torch.eye(3)[stored.labels])
     for other, message in (
         (SyntheticDataset(OtherShape(), latents), r"image shape of the first, \(3, 8, 8\), got \(3, 4, 16\) in 1"),
         (SyntheticDataset(FourClasses(), latents), r"classes of the first, .* got \['0', '1', '2', '3'\] in 1"),
         (SyntheticDataset(tiny_generator, reordered), r"targets of the first .* in 1 \(24 and 24 images\)"),
         (SyntheticDataset(tiny_generator, RandomLatents(6, 6, 3)), r"targets .* \(6 and 24 images\)"),
+        (SyntheticDataset(tiny_generator, soft, soft_labels=True), "soft_labels of the first, False, got True in 1"),
         (detached, "no generator, for its `data` were assigned"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -426,18 +426,16 @@ class TestBadInput:
         with pytest.raises(ValueError, match="the data set has 4 classes and the generator 3; use a generator"):
             make_condenser(tmp_path, images=more)
 
-    def test_other_names_than_the_generators_classes_have(
-        self, tmp_path: Path, tiny_generator: nn.Module, tiny_images: LabeledImages
-    ) -> None:
-        tiny_generator.class_names = ("blue", "red", "green")
-        condenser = make_condenser(tiny_generator, tiny_images, tmp_path)
-        real = condenser.real_images
-        assert real.class_names == tiny_generator.class_names
-        assert [real.classes[label] for label in real.targets] == [tiny_images.classes[x] for x in tiny_images.targets]
+    def test_other_names_than_the_generators_classes_have(self, tmp_path: Path) -> None:
+        generator = TinyGenerator()
+        generator.class_names = ("blue", "red", "green")
+        real = make_condenser(tmp_path, generator=generator).real_images
+        assert real.class_names == generator.class_names
+        assert [real.classes[label] for label in real.targets] == [IMAGES.classes[x] for x in IMAGES.targets]
         for names in (("cat", "dog", "owl"), ("0", "1", "2"), ("red", "green", "grey")):
-            other = LabeledImages(tiny_images.images, tiny_images.labels, names)
+            other = LabeledImages(IMAGES.images, IMAGES.labels, names)
             with pytest.raises(ValueError, match=f"'{names[0]}'.* expected 3, .'blue', 'red', 'green'"):
-                make_condenser(tiny_generator, other, tmp_path)
+                make_condenser(tmp_path, images=other, generator=generator)
 
     @pytest.mark.parametrize(
         ("factor", "message"),

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from itgan_data.bundle import writing as bundle_module
+from itgan_data.bundle.config import BundleConfig
 from itgan_data.bundle.writing import describe_bundle, load_bundle, packaged_bundle, save_bundle
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
 from itgan_data.generators.frozen import fold
@@ -95,6 +96,18 @@ def test_a_bundle_round_trips(tmp_path: Path, generator: BigGAN, latents: Latent
     assert torch.equal(loaded.latents.latents, latents.latents)
     images = loaded.generator(*loaded.latents.batch(torch.arange(7)))
     torch.testing.assert_close(images, generator(latents.latents, latents.labels), atol=1e-5, rtol=0)
+
+
+def test_a_bundle_config_and_a_mapping_of_its_fields_say_the_same(
+    tmp_path: Path, folder: Path, generator: BigGAN, latents: LatentSet
+) -> None:
+    config = BundleConfig.of(CONFIG)
+    assert config == BundleConfig.of({**CONFIG, "normalization": config.normalization}) == BundleConfig.of(config)
+    save_bundle(tmp_path / "again", generator, latents, config=config)
+    assert (tmp_path / "again" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+    assert BundleConfig.of(load_bundle(folder).config) == config
+    kept = save_bundle(tmp_path / "more", generator, latents, config={**CONFIG, "license": "mit", "mine": 1}).config
+    assert (kept["license"], kept["mine"]) == ("mit", 1)
 
 
 def test_half_precision_storage_keeps_the_images(folder: Path, generator: BigGAN, latents: LatentSet) -> None:

@@ -15,6 +15,7 @@ from huggingface_hub.utils import close_session
 
 from itgan_data.bundle import hub as hub_module
 from itgan_data.bundle.hub import HubError
+from itgan_data.bundle.reading import pull_bundle
 from itgan_data.bundle.writing import Bundle, load_bundle, push_bundle, save_bundle
 from itgan_data.storage.files import read_json, sha256_of, write_json
 
@@ -153,16 +154,36 @@ class TestPull:
         load_bundle("org/name", endpoint=published.endpoint)
         assert "endpoint must be a URL" in error_of(load_bundle, "org/name", endpoint="mirror.example")
 
-    def test_a_folder_of_that_name_wins(
-        self, published: LoopbackHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_folder_of_that_name_wins_and_that_is_said(
+        self,
+        published: LoopbackHub,
+        folder: Path,
+        made: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         monkeypatch.chdir(folder.parent)
         (folder.parent / "org").mkdir()
         folder.rename("org/name")
         assert load_bundle("org/name").path == Path("org/name")
+        assert caplog.messages == [
+            "org/name is the folder here, not a bundle on the Hub; write ./org/name to mean the folder"
+        ]
+        load_bundle("./org/name")
+        load_bundle(Path("org/name"))
+        assert len(caplog.messages) == 1  # these can be nothing else
         with pytest.raises(ValueError, match=r"org/name is a folder, which has no revision 'v1'"):
             load_bundle("org/name", revision="v1")
         assert published.requests == []
+        pulled = pull_bundle("org/name")
+        assert pulled != Path("org/name")
+        assert_equal(load_bundle(pulled), made)
+
+    @pytest.mark.parametrize("name", ["bundle", "a/b/c", "./org/name", "/runs/bundle"])
+    def test_only_the_name_of_a_repository_is_pulled(self, hub: LoopbackHub, name: str) -> None:
+        with pytest.raises(ValueError, match="is not a repository's name; expected org/name"):
+            pull_bundle(name)
+        assert hub.requests == []
 
     def test_two_revisions_are_one_too_many(self, published: LoopbackHub) -> None:
         with pytest.raises(ValueError, match="both name a revision"):
@@ -320,8 +341,14 @@ class TestPush:
 class TestErrorsOfPull:
     def test_no_such_repository_or_no_access(self, hub: LoopbackHub) -> None:
         for token in (None, "reader"):
-            message = error_of(load_bundle, "runs/bundle", token=token)
-            assert re.search("no repository runs/bundle at http://.*check the name or log in", message)
+            message = error_of(pull_bundle, "runs/bundle", token=token)
+            assert re.match("there is no repository runs/bundle at http://.*check the name or log in", message)
+
+    @pytest.mark.parametrize("source", ["runs/bundle", "org/name", "data/cifar10.bundle"])
+    def test_what_is_neither_folder_nor_repository_is_called_both(self, hub: LoopbackHub, source: str) -> None:
+        message = error_of(load_bundle, source)
+        assert message.startswith(f"there is no folder {source}, and as a name on the Hub: there is no repository")
+        assert "folder" not in error_of(load_bundle, source, revision="main")  # folders have none
 
     @pytest.mark.parametrize("revision", ["v9", UNKNOWN_COMMIT])
     def test_no_such_revision(self, published: LoopbackHub, revision: str) -> None:

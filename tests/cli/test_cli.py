@@ -343,11 +343,13 @@ def test_released_latents_are_imported_with_labels_from_a_file(fixture_folder: P
     assert run("import", checkpoint, "--labels", tmp_path / "labels.txt", "--out", tmp_path / "g").exit_code == 2
 
 
-def test_push_and_pull(hub: LoopbackHub, bundle: Path, tmp_path: Path) -> None:
+def test_push_and_pull(hub: LoopbackHub, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub_option = ("--endpoint", hub.endpoint)
     (tmp_path / "token").write_text("writer")
     url = done("push", bundle, "org/name", *hub_option).stdout.strip()
     assert url.startswith(hub.endpoint)
+    monkeypatch.chdir(tmp_path)  # a folder of that name is not the one on the Hub
+    (tmp_path / "org" / "name").mkdir(parents=True)
     folder = Path(done("pull", "org/name", *hub_option, "--out", tmp_path / "copy").stdout.strip())
     assert torch.equal(load_bundle(folder).latents.latents, load_bundle(bundle).latents.latents)
     missing = run("pull", "org/other", *hub_option)

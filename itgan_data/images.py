@@ -271,10 +271,11 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
         if wanted == self.class_names:
             return self
         if sorted(wanted) != sorted(self.class_names) or len(set(wanted)) < len(wanted):
-            differ = reprlib.repr(sorted(set(wanted) ^ set(self.class_names)))
+            others = sorted(set(wanted) ^ set(self.class_names))
+            why = f"they differ in {reprlib.repr(others)}" if others else "names that occur twice leave the order open"
             raise ValueError(
                 f"the data have {self.num_classes} classes, {reprlib.repr(self.classes)}, expected {len(wanted)}, "
-                f"{reprlib.repr(list(wanted))}, which differ in {differ}; give data of the same classes"
+                f"{reprlib.repr(list(wanted))}: {why}; give data of the same classes"
             )
         places = torch.tensor([wanted.index(name) for name in self.class_names], device=self.labels.device)
         return LabeledImages(self.images, places[self.labels], wanted)

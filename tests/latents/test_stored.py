@@ -164,6 +164,11 @@ def test_a_truncated_or_foreign_file_is_refused(tmp_path: Path, mmap: bool) -> N
     save_tensors(path, {"latents": ONES.to(torch.int8), "labels": LABELS, "latent_scale": ONES[0] * math.nan})
     with pytest.raises(ValueError, match="latent_scale"):
         LatentSet.load(path, mmap=mmap)
+    save_tensors(path, {"latents": ONES[:, :0], "labels": LABELS})
+    with pytest.raises(
+        ValueError, match=r"latents must be a non-empty float tensor \[N, width\], got float32 \[2, 0\]"
+    ):
+        LatentSet.load(path, mmap=mmap)
     save_tensors(path, {"latents": ONES[0], "labels": LABELS})
     with pytest.raises(ValueError, match=r"latents\.safetensors: latents must be a non-empty float tensor.*\[3\]"):
         LatentSet.load(path, mmap=mmap)

@@ -1,11 +1,13 @@
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from itgan_data.storage.files import (
+    all_finite,
     check_writable,
     fingerprint,
     load_tensors,
@@ -65,6 +67,21 @@ def test_sha256_is_that_of_the_whole_file(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_one_value_that_is_not_finite_is_found_wherever_it_is(dtype: torch.dtype) -> None:
+    for size in (1, 7, 100, 4099):  # shorter and longer than what is computed at once
+        values = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
+        assert all_finite(values)
+        for place in (0, size // 2, size - 1):
+            for odd in (math.nan, math.inf, -math.inf):
+                changed = values.clone()
+                changed[place] = odd
+                assert not all_finite(changed)
+                assert not all_finite(changed.expand(3, size).t())
+    assert all_finite(torch.zeros(0))
+    assert all_finite(torch.arange(3))
 
 
 class TestFingerprint:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 MAX_JSON_BYTES = 4 << 20  # parsed, it takes some 100 MB at worst
 _MAX_INTEGER_DIGITS = 20  # of 64 bits
 _MAX_DIMENSIONS = 8
-_ERROR_NUMBER = re.compile(r"(?:Errno|os error) (\d+)")
+_ERROR_NUMBER = re.compile(r"(?:Errno|os error|Os { code:) (\d+)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DTYPES = {
     "F64": torch.float64,

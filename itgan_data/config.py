@@ -190,9 +190,9 @@ def _rule(kind: Any) -> Rule | None:
     return _KINDS.get(kind)
 
 
-def package_version() -> str | None:
-    """The installed release of this package; None when it runs from a source tree."""
+def package_version(package: str = "itgan_data") -> str | None:
+    """The installed release of a package; None when it runs from a source tree."""
     try:
-        return importlib.metadata.version("itgan_data")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None

@@ -120,6 +120,18 @@ def label_to_int(label: Any, num_classes: int | None = None) -> int:
     )
 
 
+def check_labels(labels: torch.Tensor, count: int, num_classes: int = _MAX_CLASSES) -> None:
+    """Refuse labels that are not `count` places among `num_classes`.
+
+    Raises:
+        ValueError: another type or shape, or a label out of range.
+    """
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ValueError(f"labels must be int64 [{count}], got {labels.dtype} {tuple(labels.shape)}")
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {int(labels.min())}..{int(labels.max())}")
+
+
 def to_class_names(names: Any) -> tuple[str, ...]:
     """Names of classes as text: synonyms (tuples, as torchvision's ImageNet has them) are joined, integers written out.
 
@@ -188,12 +200,14 @@ class ImageSource(Protocol):
         ...
 
 
-def check_no_transforms(source: object, caller: str) -> None:
-    """Refuse what works on items or on a DataLoader's batches, which `caller` does not make.
+def check_source(source: ImageSource, caller: str) -> None:
+    """Refuse a source without images, and transforms, which `caller` would not call, as it asks for unit batches.
 
     Raises:
-        ValueError: a data set, or one of an ensemble, has a transform or its own way to make an item.
+        ValueError: no images; or a data set, or one of an ensemble, has a transform or overrides `__getitem__`.
     """
+    if len(source) == 0:
+        raise ValueError(f"the data set has no images; {caller} needs at least one")
     for part in getattr(source, "datasets", [source]):
         if not isinstance(part, VisionDataset):
             continue
@@ -216,13 +230,7 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
         class_names = to_class_names(class_names)
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 [N, C, H, W], got {images.dtype} {tuple(images.shape)}")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(f"labels must be int64 [{len(images)}], got {labels.dtype} {tuple(labels.shape)}")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
-            raise ValueError(
-                f"labels must lie in 0..{len(class_names) - 1}, one of {len(class_names)} classes, "
-                f"got {int(labels.min())}..{int(labels.max())}"
-            )
+        check_labels(labels, len(images), len(class_names))
         self.images = images
         self.labels = labels
         self.class_names = class_names

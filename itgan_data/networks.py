@@ -47,7 +47,7 @@ class Classifier(nn.Module):
         return embedding
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.features(images))
+        logits: torch.Tensor = self.classifier(self.embed(images))
         return logits
 
 
@@ -93,7 +93,7 @@ def _convnet(image_shape: tuple[int, int, int], num_classes: int, width: int, de
     """Blocks of conv 3x3 - norm - ReLU - average pool 2; the embedding is the flattened last pool.
 
     Source: Gidaris and Komodakis, "Dynamic few-shot visual learning without forgetting", 2018, as used by the
-    data set condensation literature, where "instance norm" has one gain and bias a channel.
+    data set condensation literature, where "instance norm" has one gain and bias per channel.
     """
     norms: dict[Norm, Callable[[], nn.Module]] = {
         "instance": lambda: nn.GroupNorm(width, width),
@@ -110,12 +110,7 @@ def _convnet(image_shape: tuple[int, int, int], num_classes: int, width: int, de
         )
     layers: list[nn.Module] = []
     for inputs in [channels] + [width] * (depth - 1):
-        layers += [
-            nn.Conv2d(inputs, width, 3, padding=1),
-            norms[norm](),
-            nn.ReLU(inplace=True),
-            nn.AvgPool2d(2),
-        ]
+        layers += [nn.Conv2d(inputs, width, 3, padding=1), norms[norm](), nn.ReLU(inplace=True), nn.AvgPool2d(2)]
     return Classifier(nn.Sequential(*layers, nn.Flatten()), width * height * rows, num_classes)
 
 
@@ -139,28 +134,18 @@ def _vgg19(channels: int) -> tuple[nn.Module, int]:
     return body, 512
 
 
-# Expansion, channels, blocks, stride: torchvision's table with the second stage at stride 1, as the stem.
-MOBILENET_V2 = [
-    [1, 16, 1, 1],
-    [6, 24, 2, 1],
-    [6, 32, 3, 2],
-    [6, 64, 4, 2],
-    [6, 96, 3, 1],
-    [6, 160, 3, 2],
-    [6, 320, 1, 1],
-]
-
-
 def _mobilenet_v2(channels: int) -> tuple[nn.Module, int]:
-    """Torchvision's, 32 px shrunk by 8 in place of 32."""
-    body = torchvision.models.MobileNetV2(inverted_residual_setting=MOBILENET_V2).features
+    """Torchvision's, with stem and second stage of stride 1: images of 32 px shrink to 4 px, not to 1 px."""
+    # expansion, channels, blocks, stride
+    stages = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
+    body = torchvision.models.MobileNetV2(inverted_residual_setting=stages).features
     body[0][0] = nn.Conv2d(channels, 32, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(body[0][0].weight, mode="fan_out")
     return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 1280
 
 
 class _WideBlock(nn.Module):
-    """BN - ReLU - conv - BN - ReLU - conv, beside the input (or conv 1x1 where the shape changes)."""
+    """BN - ReLU - conv - BN - ReLU - conv, plus the input (through a 1x1 convolution where the shape changes)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from . import draws
 from .augmentation import DSA, Augmentation, CropFlip, Kornia, standardize_and_augment, without_flip
 from .config import Above, AtLeast, HalfOpen, Precision, autocast, check
 from .draws import Stream
-from .images import ImageSource, Normalization, check_no_transforms
+from .images import ImageSource, Normalization, check_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Recipe:
     steps: Annotated[int, AtLeast(1)]
     """Updates of the weights."""
     batch_size: Annotated[int, AtLeast(1)]
-    """Images an update; a smaller training set is taken whole."""
+    """Images per update; a smaller training set is taken whole."""
     lr: Annotated[float, Above(0)]
     """The highest learning rate of the schedule."""
     schedule: Literal["one-cycle", "halves"] = "one-cycle"
@@ -38,9 +38,9 @@ class Recipe:
     weight_decay: float = 5e-4
     """On all parameters."""
     augmentation: Augmentation | Kornia | None = None
-    """Applied to standardized images (`Kornia`: to unit ones before, and draws depend on the batch); None for none."""
+    """Applied to standardized images (a `Kornia`: to unit ones, with draws that depend on the batch); None for none."""
     shared_draws: int = 0
-    """How many of the first draws a whole batch shares; 1 gives `DSA` one operation a batch."""
+    """How many of the first draws a whole batch shares; 1 gives `DSA` one operation per batch."""
     precision: Precision = "float32"
     """`float32`, or `bfloat16` for autocast (weights stay float32)."""
     compile: bool = False
@@ -50,7 +50,7 @@ class Recipe:
         check(self)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, to be written beside what the recipe produced."""
+        """JSON values, to be written next to what the recipe produced."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**values, "augmentation": repr(self.augmentation)}
 
@@ -65,7 +65,7 @@ class Recipe:
 
 
 def paper_recipe(epochs: int = 200, *, num_images: int = 50_000, batch_size: int = 256, flip: bool = True) -> Recipe:
-    """The IT-GAN paper's evaluation: learning rate .01, from half on .001, one DSA operation a batch.
+    """The IT-GAN paper's evaluation: learning rate .01, from half on .001, one DSA operation per batch.
 
     `flip` is as in `fast_recipe`.
 
@@ -89,7 +89,7 @@ def fast_recipe(steps: int = 2000, batch_size: int = 128, *, flip: bool = True) 
 class ClassifierTraining:
     """A classifier in training, one update at a time; `network`, `optimizer` and `step` are all that an update changes.
 
-    Arguments and errors as of `train_classifier`. The network is in training mode while it lasts.
+    Arguments and errors: see `train_classifier`. The network is put in training mode.
     """
 
     def __init__(
@@ -103,9 +103,7 @@ class ClassifierTraining:
         device: str | torch.device | None = None,
         observe: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
     ) -> None:
-        if len(source) == 0:
-            raise ValueError("the training set has no images; expected at least one")
-        check_no_transforms(source, "training by a recipe")
+        check_source(source, "training")
         self.network = network
         self.source = source
         self.recipe = recipe
@@ -137,15 +135,7 @@ class ClassifierTraining:
             self._epoch = epoch
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate(self.step)
-        images, labels = training_batch(
-            self.source,
-            self._batches[place],
-            recipe,
-            normalization=self.normalization,
-            seed=self.seed,
-            epoch=epoch,
-            device=self.device,
-        )
+        images, labels = self.batch(self._batches[place], epoch)
         with autocast(self.device, recipe.precision):
             logits = self._model(images)
         if self.observe is not None:
@@ -156,6 +146,21 @@ class ClassifierTraining:
         self.optimizer.step()
         self.step += 1
         return loss.detach()
+
+    def batch(self, indices: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Standardized, augmented images and their labels, which `Kornia` may make soft, on `device`."""
+        unit, labels = self.source.unit_batch(indices, epoch)
+        images, labels = standardize_and_augment(
+            unit.to(self.device, non_blocking=True),
+            labels.to(self.device, non_blocking=True),
+            indices,
+            self.recipe.augmentation,
+            self.normalization,
+            seed=self.seed,
+            epoch=epoch,
+            shared_draws=self.recipe.shared_draws,
+        )
+        return images.contiguous(memory_format=torch.channels_last), labels
 
 
 def train_classifier(
@@ -168,7 +173,7 @@ def train_classifier(
     device: str | torch.device | None = None,
     progress: Callable[[int, torch.Tensor], None] | None = None,
     observe: Callable[[torch.Tensor, torch.Tensor], None] | None = None,
-) -> None:
+) -> torch.Tensor:
     """Train `network` in place; it is left on `device`, in evaluation mode.
 
     Each epoch is a random order of the whole source, cut into whole batches. Order and augmentation depend on
@@ -185,8 +190,11 @@ def train_classifier(
         observe: called before each update with the indices `[B]` of its images and their logits
             `[B, num_classes]`, on `device`.
 
+    Returns:
+        The loss of the last update, on `device`.
+
     Raises:
-        ValueError: there are no training images, or they have a transform, which is not called.
+        ValueError: no images, or a transform, which would not be called.
     """
     training = ClassifierTraining(
         network, source, recipe, normalization=normalization, seed=seed, device=device, observe=observe
@@ -196,40 +204,17 @@ def train_classifier(
         if progress is not None:
             progress(training.step, loss)
     network.eval()
+    return loss
 
 
 def epoch_batches(size: int, batch_size: int, *, seed: int, epoch: int) -> list[torch.Tensor]:
-    """A random order of `range(size)` in whole batches; what is left over waits for another epoch's order."""
+    """A random order of `range(size)` in whole batches; the rest is left out of this epoch."""
     order = draws.permutation(seed, epoch, size, stream=Stream.SHUFFLE)
     whole = max(size // batch_size, 1) * batch_size
     return list(torch.split(order[:whole], batch_size))
 
 
-def training_batch(
-    source: ImageSource,
-    indices: torch.Tensor,
-    recipe: Recipe,
-    *,
-    normalization: Normalization,
-    seed: int,
-    epoch: int,
-    device: torch.device,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Standardized and augmented images, and their labels (soft ones if `Kornia` mixes), on `device`."""
-    unit, labels = source.unit_batch(indices, epoch)
-    images, labels = standardize_and_augment(
-        unit.to(device, non_blocking=True),
-        labels.to(device, non_blocking=True),
-        indices,
-        recipe.augmentation,
-        normalization,
-        seed=seed,
-        epoch=epoch,
-        shared_draws=recipe.shared_draws,
-    )
-    return images.contiguous(memory_format=torch.channels_last), labels
-
-
+@torch.no_grad()
 def predict_logits(
     network: nn.Module,
     source: ImageSource,
@@ -237,35 +222,16 @@ def predict_logits(
     *,
     batch_size: int = 500,
     precision: str = "float32",
-) -> torch.Tensor:
-    """Logits `[N, num_classes]`, float32 on the CPU, of all images of `source`, in evaluation mode."""
-    return _predict(network, source, normalization, batch_size, precision)[0]
-
-
-def accuracy(
-    network: nn.Module,
-    source: ImageSource,
-    normalization: Normalization,
-    *,
-    batch_size: int = 500,
-    precision: str = "float32",
-) -> float:
-    """Share, in [0, 1], of the images of `source` whose highest logit is their label's, or their likeliest class's.
-
-    On synthetic images and a network trained on real ones this is the agreement with the conditioning label.
-    """
-    logits, labels = _predict(network, source, normalization, batch_size, precision)
-    labels = labels.argmax(dim=1) if labels.is_floating_point() else labels
-    return float((logits.argmax(dim=1) == labels).double().mean())
-
-
-@torch.no_grad()
-def _predict(
-    network: nn.Module, source: ImageSource, normalization: Normalization, batch_size: int, precision: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if len(source) == 0:
-        raise ValueError("the test set has no images; expected at least one")
-    check_no_transforms(source, "a test")
+    """Logits of all images of `source`, in evaluation mode.
+
+    Returns:
+        Logits `[N, num_classes]`, float32, and the labels of the images, both on the CPU.
+
+    Raises:
+        ValueError: no images, or a transform, which would not be called.
+    """
+    check_source(source, "a test")
     device = _device_of(network)
     was_training = network.training
     network.eval()
@@ -279,6 +245,18 @@ def _predict(
         all_labels.append(labels)
     network.train(was_training)
     return torch.cat(all_logits).cpu(), torch.cat(all_labels).cpu()
+
+
+def accuracy(
+    network: nn.Module, source: ImageSource, normalization: Normalization, *, precision: str = "float32"
+) -> float:
+    """Share, in [0, 1], of the images of `source` that the network takes for their label (of soft ones the likeliest).
+
+    On synthetic images and a network trained on real ones this is the agreement with the conditioning label.
+    """
+    logits, labels = predict_logits(network, source, normalization, precision=precision)
+    labels = labels.argmax(dim=1) if labels.is_floating_point() else labels
+    return float((logits.argmax(dim=1) == labels).double().mean())
 
 
 def _device_of(network: nn.Module) -> torch.device:

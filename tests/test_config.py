@@ -28,7 +28,7 @@ from itgan_data.config import (
 from itgan_data.datasets import CIFAR10
 from itgan_data.evaluation.features import inception
 from itgan_data.evaluation.metrics import ms_ssim, precision_recall
-from itgan_data.evaluation.plots import plot_curves, plot_weights
+from itgan_data.evaluation.plots import plot_training, plot_weights
 from itgan_data.generators.biggan import BigGANConfig
 from itgan_data.images import Normalization
 from itgan_data.pretraining.config import GeneratorTrainerConfig
@@ -195,7 +195,7 @@ IMAGES, LABELS = torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(2, dt
         ("torch_fidelity.metric_prc", lambda: precision_recall(VALUES, VALUES), "metrics"),
         ("torch_fidelity.feature_extractor_inceptionv3", lambda: inception("weights.pth"), "metrics"),
         ("torchmetrics.functional.image", lambda: ms_ssim(IMAGES, LABELS), "metrics"),
-        ("matplotlib.figure", lambda: plot_curves("a.png", {"a": [(0, 1)]}, x_label="", y_label=""), "plots"),
+        ("matplotlib.figure", lambda: plot_training("a.png", {"loss": {"a": [(0, 1)]}}), "plots"),
         (
             "sklearn.manifold",
             lambda: plot_weights("a.png", VALUES, VALUES[:, 0], title="", network="", perplexity=2),

@@ -138,7 +138,11 @@ class TestLabeledImages:
             (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), r"got torch\.uint8 \(2, 4"),
             (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), r"int64 \[2\], got"),
             (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), r"got torch\.float32"),
-            (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 2]), r"0\.\.1, one of 2 classes, got 0\.\.2"),
+            (
+                torch.zeros(2, 3, 4, 4, dtype=torch.uint8),
+                torch.tensor([0, 2]),
+                r"labels must lie in 0\.\.1, got 0\.\.2",
+            ),
             (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([-1, 1]), r"got -1\.\.1"),
         ],
     )

@@ -9,6 +9,7 @@ from itgan_data.augmentation import DSA, CropFlip
 from itgan_data.images import LabeledImages, Normalization
 from itgan_data.networks import Classifier, create_network
 from itgan_data.recipes import (
+    ClassifierTraining,
     Recipe,
     accuracy,
     epoch_batches,
@@ -16,7 +17,6 @@ from itgan_data.recipes import (
     paper_recipe,
     predict_logits,
     train_classifier,
-    training_batch,
 )
 
 NORMALIZATION = Normalization((0.5,) * 3, (0.25,) * 3)
@@ -107,27 +107,20 @@ def test_an_epoch_shows_no_image_twice_and_batches_are_whole() -> None:
 
 
 def test_an_augmented_image_does_not_depend_on_its_batch(bright_and_dark: LabeledImages) -> None:
-    def batch(indices: list[int]) -> torch.Tensor:
-        options = {"normalization": NORMALIZATION, "seed": 5, "epoch": 2, "device": torch.device("cpu")}
-        return training_batch(bright_and_dark, torch.tensor(indices), SHORT, **options)[0]
-
-    torch.testing.assert_close(batch([4, 9, 7])[1], batch([9])[0], rtol=0, atol=0)
+    training = ClassifierTraining(small_network(), bright_and_dark, SHORT, normalization=NORMALIZATION, seed=5)
+    three, one = (training.batch(torch.tensor(indices), 2)[0] for indices in ([4, 9, 7], [9]))
+    torch.testing.assert_close(three[1], one[0], rtol=0, atol=0)
 
 
 def test_shared_draws_give_the_batch_one_operation(bright_and_dark: LabeledImages) -> None:
     flips_or_colors = replace(SHORT, augmentation=DSA("flip_color"), shared_draws=1)
     indices = torch.arange(40)
     operations = set()
+    training = ClassifierTraining(
+        small_network(), bright_and_dark, flips_or_colors, normalization=NORMALIZATION, seed=0
+    )
     for epoch in range(8):
-        images, _ = training_batch(
-            bright_and_dark,
-            indices,
-            flips_or_colors,
-            normalization=NORMALIZATION,
-            seed=0,
-            epoch=epoch,
-            device=torch.device("cpu"),
-        )
+        images, _ = training.batch(indices, epoch)
         plain = NORMALIZATION.standardize(bright_and_dark.unit_batch(indices)[0])
         flipped_or_same = [
             torch.equal(image, before) or torch.equal(image, before.flip(2))
@@ -158,16 +151,17 @@ def test_the_paper_recipe_is_the_papers() -> None:
 
 def test_logits_do_not_depend_on_the_batch_size(bright_and_dark: LabeledImages) -> None:
     network = small_network()
-    whole = predict_logits(network, bright_and_dark, NORMALIZATION)
-    parts = predict_logits(network, bright_and_dark, NORMALIZATION, batch_size=7)
+    whole, labels = predict_logits(network, bright_and_dark, NORMALIZATION)
+    parts, _ = predict_logits(network, bright_and_dark, NORMALIZATION, batch_size=7)
     assert whole.shape == (40, 2)
+    assert torch.equal(labels, bright_and_dark.labels)
     torch.testing.assert_close(whole, parts)
     assert network.training  # as it was found
 
 
 def test_an_empty_set_is_refused(bright_and_dark: LabeledImages) -> None:
     empty = bright_and_dark.select(torch.arange(0))
-    with pytest.raises(ValueError, match="training set has no images"):
+    with pytest.raises(ValueError, match="no images; training needs"):
         trained(empty)
-    with pytest.raises(ValueError, match="test set has no images"):
+    with pytest.raises(ValueError, match="no images; a test needs"):
         accuracy(small_network(), empty, NORMALIZATION)

@@ -102,7 +102,7 @@ def embed_images(
 ) -> torch.Tensor:
     """Embeddings `[N, num_features]`, float32 on the CPU, of all images, in evaluation mode."""
     # The features are a network too, whose output is the embedding.
-    return predict_logits(network.features, real_images, normalization, precision=precision)
+    return predict_logits(network.features, real_images, normalization, precision=precision)[0]
 
 
 def select_forgetting(

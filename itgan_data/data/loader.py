@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 from .. import draws
 from ..augmentation import Augmentation, Kornia, standardize_and_augment
 from ..draws import Stream
-from ..images import ImageSource, Normalization, check_no_transforms
+from ..images import ImageSource, Normalization, check_source
 
 
 class SyntheticLoader:
@@ -22,13 +22,13 @@ class SyntheticLoader:
     `drop_last`. With `device` on a GPU, a batch is made on a side stream while the one before it is in use.
 
     Args:
-        dataset: a `SyntheticDataset` without transforms, a `SyntheticEnsemble` of such, a `LabeledImages`, or
+        dataset: a `SyntheticDataset` without transforms, a `SyntheticEnsemble` of them, a `LabeledImages`, or
             anything with `__len__` and `unit_batch(indices, epoch)`.
-        batch_size: images a batch on this rank.
+        batch_size: images per batch on this rank.
         shuffle: a new order every epoch, or the order of the data set.
         drop_last: leave out the last, smaller batch.
-        augment: applied to the standardized images, with draws of its own for each image; or a `Kornia`, whose
-            draws depend on the batch.
+        augment: applied to the standardized images, each with its own draws; or a `Kornia`, whose draws depend on
+            the batch.
         normalization: takes unit images to standardized ones; None leaves them unit.
         device: where batches go; where the data set makes them by default.
         seed: of order and augmentation.
@@ -54,8 +54,7 @@ class SyntheticLoader:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if len(dataset) == 0:
-            raise ValueError("the data set has no images; expected at least one")
+        check_source(dataset, "SyntheticLoader")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in 0..world_size - 1, got rank {rank} of {world_size}")
         if drop_last and len(dataset) // world_size < batch_size:
@@ -63,7 +62,6 @@ class SyntheticLoader:
                 f"{len(dataset)} images on {world_size} ranks make no batch of {batch_size}; "
                 "lower batch_size or set drop_last=False"
             )
-        check_no_transforms(dataset, "SyntheticLoader")
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -77,7 +75,7 @@ class SyntheticLoader:
         self._start = self._position = (0, 0)  # epoch and batch: of the next iter(), and of the batch to come
 
     def __len__(self) -> int:
-        """Batches an epoch on this rank."""
+        """Batches per epoch on this rank."""
         images = self._images_per_rank
         return images // self.batch_size if self.drop_last else -(-images // self.batch_size)
 
@@ -111,7 +109,7 @@ class SyntheticLoader:
     def batch(self, indices: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The images `[B, C, H, W]` and labels of `indices`, as an iteration yields them in `epoch`.
 
-        Labels are int64 `[B]`, or soft, float `[B, num_classes]`, where the data set gives such or a `Kornia` mixes.
+        Labels are int64 `[B]`, or soft, float `[B, num_classes]`, where the data set gives them or a `Kornia` mixes.
         """
         images, labels = self.dataset.unit_batch(indices, epoch)
         if self.device is not None:

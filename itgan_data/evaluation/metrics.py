@@ -14,7 +14,7 @@ import torch
 from .. import draws
 from ..config import needs_extra
 from ..draws import Stream
-from ..images import uint8_to_unit
+from ..images import check_labels, uint8_to_unit
 
 WeightMethod = Literal["A_mu", "A_sigma", "B", "C"]
 WEIGHT_METHODS: tuple[WeightMethod, ...] = get_args(WeightMethod)
@@ -154,7 +154,7 @@ def ms_ssim(images: torch.Tensor, labels: torch.Tensor, *, pairs_per_class: int 
             f"images must be uint8 [N, C, H, W], not empty, of at least {_MIN_SIDE} px, "
             f"got {images.dtype} {tuple(images.shape)}"
         )
-    _check_labels(labels, len(images))
+    check_labels(labels, len(images))
     if pairs_per_class < 1:
         raise ValueError(f"pairs_per_class must be at least 1, got {pairs_per_class}")
     with needs_extra("metrics"):
@@ -164,7 +164,10 @@ def ms_ssim(images: torch.Tensor, labels: torch.Tensor, *, pairs_per_class: int 
         members = (labels == label).nonzero().flatten()
         if len(members) < 2:
             raise ValueError(f"class {label} has one image; expected at least two to pair")
-        first, second = _draw_pairs(len(members), pairs_per_class, seed=seed, label=label)
+        numbers = draws.uniform(seed, label, torch.arange(pairs_per_class), 2, stream=Stream.METRIC_PAIRS).double()
+        first = (numbers[:, 0] * len(members)).long()
+        offset = 1 + (numbers[:, 1] * (len(members) - 1)).long()  # never 0, so that a pair is two different images
+        second = (first + offset) % len(members)
         similarities = multiscale_structural_similarity_index_measure(
             uint8_to_unit(images[members[first]]),
             uint8_to_unit(images[members[second]]),
@@ -175,14 +178,6 @@ def ms_ssim(images: torch.Tensor, labels: torch.Tensor, *, pairs_per_class: int 
         )
         scores.append(similarities)
     return torch.stack(scores)
-
-
-def _draw_pairs(count: int, pairs: int, *, seed: int, label: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two different places of `range(count)` for each pair."""
-    numbers = draws.uniform(seed, label, torch.arange(pairs), 2, stream=Stream.METRIC_PAIRS).double()
-    first = (numbers[:, 0] * count).long()
-    offset = 1 + (numbers[:, 1] * (count - 1)).long()
-    return first, (first + offset) % count
 
 
 def nearest_neighbors(queries: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -241,8 +236,8 @@ def sample_weights(
     if method not in WEIGHT_METHODS:
         raise ValueError(f"unknown method {method!r}; expected one of {', '.join(WEIGHT_METHODS)}")
     _check_features(at_least=1, real=real_features, synthetic=synthetic_features)
-    _check_labels(real_labels, len(real_features))
-    _check_labels(synthetic_labels, len(synthetic_features))
+    check_labels(real_labels, len(real_features))
+    check_labels(synthetic_labels, len(synthetic_features))
     weights = torch.zeros(len(real_features), device=real_features.device)
     for label in torch.unique(real_labels).tolist():
         members, others = real_labels == label, synthetic_labels == label
@@ -293,8 +288,3 @@ def _check_features(*, at_least: int, **sets: torch.Tensor) -> None:
     for name, values in sets.items():
         if not values.isfinite().all():
             raise ValueError(f"the {name} features hold values that are not finite; look at what made them")
-
-
-def _check_labels(labels: torch.Tensor, count: int) -> None:
-    if labels.dtype != torch.int64 or labels.shape != (count,):
-        raise ValueError(f"labels must be int64 [{count}], got {labels.dtype} {tuple(labels.shape)}")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from ..config import needs_extra
-from ..images import image_grid, uint8_to_unit
+from ..images import check_labels, image_grid, uint8_to_unit
 from ..storage.files import write_atomically
 
 if TYPE_CHECKING:
@@ -31,47 +31,19 @@ _MAX_LEGEND = 20  # more curves than that are not told apart by colour anyway
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
-def plot_curves(
-    path: str | os.PathLike[str],
-    curves: Curves,
-    *,
-    x_label: str,
-    y_label: str,
-    log_scale: bool = False,
-) -> None:
-    """Draw named curves of `(x, y)` points, such as losses over steps.
+def plot_training(path: str | os.PathLike[str], quantities: Mapping[str, Curves]) -> None:
+    """Draw what a run has logged over its steps, one panel per quantity.
 
     Args:
         path: the PNG file.
-        curves: the points of each curve, under its name in the legend.
-        x_label, y_label: what the axes show, with units.
-        log_scale: show y on a logarithmic scale.
+        quantities: the curves of each, see `curves.read_curves`.
 
     Raises:
-        ValueError: no curves, a curve without points, or values that are not finite (or not positive, on a
-            logarithmic scale).
+        ValueError: a quantity without curves, a curve without points, or values that are not finite.
         RuntimeError: the extra `plots` is not installed.
     """
-    _check_curves(curves, log_scale)
-    figure = _figure(7, 4.5)
-    axes = figure.add_subplot()
-    _draw_curves(axes, curves, y_label)
-    axes.set(xlabel=x_label, yscale="log" if log_scale else "linear")
-    _save(figure, path)
-
-
-def plot_training(path: str | os.PathLike[str], quantities: Mapping[str, Curves]) -> None:
-    """Draw what a run has logged over its steps, a panel a quantity.
-
-    Args:
-        path: the PNG file.
-        quantities: the curves of each, see `training_log.read_curves`.
-
-    Raises:
-        ValueError, RuntimeError: as of `plot_curves`.
-    """
     for curves in quantities.values():
-        _check_curves(curves, log_scale=False)
+        _check_curves(curves)
     figure = _figure(7, 0.5 + 3.5 * len(quantities))
     panels = figure.subplots(len(quantities), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (quantity, curves) in zip(panels, quantities.items(), strict=True):
@@ -323,15 +295,13 @@ def _hide_frame(axes: "Axes") -> None:
     axes.tick_params(length=0)
 
 
-def _check_curves(curves: Curves, log_scale: bool) -> None:
+def _check_curves(curves: Curves) -> None:
     if not curves:
         raise ValueError("curves is empty; expected at least one")
     for name, points in curves.items():
         values = np.asarray(points, dtype=np.float64)
         if values.ndim != 2 or values.shape[1] != 2 or not np.isfinite(values).all():
             raise ValueError(f"curve {name!r} must hold points (x, y) of finite values, at least one")
-        if log_scale and values[:, 1].min() <= 0:
-            raise ValueError(f"curve {name!r} goes down to {values[:, 1].min()}, which has no place on a log scale")
 
 
 def _check_positive(**sizes: int) -> None:
@@ -341,10 +311,6 @@ def _check_positive(**sizes: int) -> None:
 
 
 def _check_classes(values: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str]) -> None:
-    if len(values) == 0 or labels.dtype != torch.int64 or labels.shape != values.shape[:1]:
-        raise ValueError(
-            f"expected an int64 label for each of at least one sample, got {labels.dtype} {tuple(labels.shape)} for "
-            f"{tuple(values.shape)}"
-        )
-    if not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
-        raise ValueError(f"labels must lie in 0..{len(class_names) - 1}, got {int(labels.min())}..{int(labels.max())}")
+    if len(values) == 0:
+        raise ValueError("there is nothing to draw; expected at least one sample")
+    check_labels(labels, len(values), len(class_names))

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ..datasets import class_names_of, load_images
 from ..draws import Stream, make_rng
-from ..images import ImageSource, LabeledImages, Normalization, check_no_transforms
+from ..images import ImageSource, LabeledImages, Normalization, check_source
 from ..networks import NETWORKS, create_network
 from ..recipes import Recipe, accuracy, train_classifier
 from .results import SeedResult
@@ -33,12 +33,12 @@ def evaluate(
     device: str | torch.device | None = None,
     progress: Callable[[int, torch.Tensor], None] | None = None,
 ) -> list[SeedResult]:
-    """Train one fresh network a seed on `train_source` and test each on `test_dataset`.
+    """Train one fresh network per seed on `train_source` and test each on `test_dataset`.
 
     Args:
         train_source: `LabeledImages`, `SyntheticDataset`, or anything torchvision-like (read into memory).
         test_dataset: real images, torchvision-like or `LabeledImages`; its classes set the number of logits. Classes
-            are matched by name, or where those of a set are called 0, 1, ... by number.
+            are matched by name, or by number where the classes of a set are called "0", "1", ...
         network: a name of `networks.NETWORKS`, or a function from an rng to a fresh network.
         recipe: how to train.
         seeds: each gives other initial weights, another order and other augmentations.
@@ -47,11 +47,11 @@ def evaluate(
         progress: called after each update with the number of updates of this seed so far and the loss.
 
     Returns:
-        One result a seed, in the order of `seeds`; the accuracy is that after the last update, not the best.
+        One result per seed, in the order of `seeds`, with the accuracy after the last update, not the best one.
 
     Raises:
         ValueError: before any training, for an unknown network, no seeds, sets that do not fit each other, or a
-            `train_source` with a transform, which is not called.
+            `train_source` with a transform, which would not be called.
     """
     if isinstance(network, str) and network not in NETWORKS:
         raise ValueError(f"unknown network {network!r}; expected one of {', '.join(NETWORKS)}")
@@ -74,12 +74,13 @@ def evaluate(
             )
         else:
             model = network(rng)
-        losses = _LastLoss(progress)
-        train_classifier(model, source, recipe, normalization=normalization, seed=seed, device=device, progress=losses)
+        loss = train_classifier(
+            model, source, recipe, normalization=normalization, seed=seed, device=device, progress=progress
+        )
         result = SeedResult(
             seed=seed,
             accuracy=accuracy(model, test_images, normalization, precision=recipe.precision),
-            final_loss=float(losses.value),
+            final_loss=float(loss),
             seconds=time.perf_counter() - start,
         )
         logger.info("seed %d: accuracy %.2f%% in %.0f s", seed, 100 * result.accuracy, result.seconds)
@@ -87,34 +88,21 @@ def evaluate(
     return results
 
 
-class _LastLoss:
-    """Keeps the last loss on its device, so that no update waits for its value."""
-
-    def __init__(self, progress: Callable[[int, torch.Tensor], None] | None) -> None:
-        self.value = torch.zeros(())
-        self._progress = progress
-
-    def __call__(self, step: int, loss: torch.Tensor) -> None:
-        self.value = loss
-        if self._progress is not None:
-            self._progress(step, loss)
-
-
 def as_source(dataset: ImageSource | Dataset[Any]) -> ImageSource:
-    """A data set that gives batches of unit images: itself if it does, else its images read into memory.
+    """The data set itself if it gives batches of unit images, else its images read into memory.
 
     Raises:
-        ValueError: it has a transform that these batches would not have gone through, or cannot be read.
+        ValueError: no images, a transform, which would not be called, or a data set that cannot be read.
     """
     if not hasattr(dataset, "unit_batch"):
         return load_images(dataset)
-    check_no_transforms(dataset, "the evaluation")
+    check_source(dataset, "the evaluation")  # type: ignore[arg-type]
     return dataset  # type: ignore[return-value]
 
 
 def measure_normalization(source: ImageSource) -> Normalization:
     """Mean and standard deviation of each channel over the pixels of up to 5,000 images of `source`."""
-    check_no_transforms(source, "the measurement")
+    check_source(source, "the measurement")
     indices = torch.arange(0, len(source), max(1, len(source) // MEASURED_IMAGES))[:MEASURED_IMAGES]
     unit, _ = source.unit_batch(indices, 0)
     std, mean = torch.std_mean(unit, dim=(0, 2, 3))
@@ -123,8 +111,6 @@ def measure_normalization(source: ImageSource) -> Normalization:
 
 def _matched(source: ImageSource, test_images: LabeledImages) -> LabeledImages:
     """The test images, with the labels that their classes have in the training set."""
-    if len(source) == 0:
-        raise ValueError("the training set has no images; expected at least one")
     unit, _ = source.unit_batch(torch.zeros(1, dtype=torch.int64), 0)
     if tuple(unit.shape[1:]) != test_images.image_shape:
         raise ValueError(
@@ -146,5 +132,5 @@ def _matched(source: ImageSource, test_images: LabeledImages) -> LabeledImages:
 
 
 def _are_numbers(names: tuple[str, ...]) -> bool:
-    """Whether classes without names are called so."""
+    """Whether the classes have no names and are counted."""
     return names == tuple(map(str, range(len(names))))

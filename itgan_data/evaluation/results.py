@@ -1,6 +1,5 @@
 """Results of trained networks: accuracy over seeds, as JSON with where it was measured, and as a table."""
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..config import package_version
 from ..storage.files import differences, read_json, write_json
 
 
@@ -55,22 +55,14 @@ def summarize(results: Sequence[SeedResult]) -> Summary:
 def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
     """What a measured number depends on beside the code: versions, processor, threads, GPU."""
     device = torch.device(device)
-    packages = ("itgan_data", "torch", "torchvision")
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in packages},
+        **{package: package_version(package) for package in ("itgan_data", "torch", "torchvision")},
         "processor": _processor_name(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return None
 
 
 def _processor_name() -> str:
@@ -155,10 +147,7 @@ class Results:
 
     def table(self, order: Sequence[str] = ()) -> str:
         """A Markdown table, one line a row: those named in `order` first, the rest as they were added."""
-        lines = [
-            "| training set | images | bytes | test accuracy (%) | seeds |",
-            "|---|---:|---:|---:|---:|",
-        ]
+        lines = ["| training set | images | bytes | test accuracy (%) | seeds |", "|---|---:|---:|---:|---:|"]
         names = [name for name in order if name in self.rows]
         for name in [*names, *(name for name in self.rows if name not in names)]:
             row = self.rows[name]

@@ -7,7 +7,7 @@ the default layout for 32 px is the one that DiffAugment (Zhao et al., 2020) tra
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,9 @@ class BigGANConfig:
     """Side in pixels of the block output that self-attention follows; 0: none."""
     upsampling: Upsampling = "nearest"
     spectral_norm: bool = True
-    """Divide every weight by its largest singular value; a frozen generator has that behind it."""
+    """Divide every weight by its largest singular value; in a frozen generator this is done already."""
+    bottom: ClassVar[int] = 4
+    """Side of the first map in pixels."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -60,11 +62,6 @@ class BigGANConfig:
                 f"attention_size must be 0, or the side of a block's output of at least 8 channels and at most "
                 f"{MAX_ATTENTION_SIZE} px (here one of {allowed}); got {self.attention_size}"
             )
-
-    @property
-    def bottom(self) -> int:
-        """Side of the first map in pixels."""
-        return 4
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -190,8 +187,7 @@ class OutputLayer(nn.Module):
         self.conv = SpectralConv2d(channels, 3, 3, rng, spectral=config.spectral_norm)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        maps = self.bn.normalize(maps)
-        maps = torch.addcmul(self.bias.to(maps.dtype)[:, None, None], maps, self.gain.to(maps.dtype)[:, None, None])
+        maps = _scale(self.bn.normalize(maps), self.gain.unsqueeze(0), self.bias.unsqueeze(0))
         return torch.tanh(self.conv(F.relu(maps)))
 
 
@@ -262,5 +258,5 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
 
 
 def _scale(maps: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """`gain * maps + bias` with a gain and a bias `[N, C]` for each image."""
+    """`gain * maps + bias`, with gains and biases `[N, C]` per image, or `[1, C]` for all."""
     return torch.addcmul(bias.to(maps.dtype)[:, :, None, None], maps, gain.to(maps.dtype)[:, :, None, None])

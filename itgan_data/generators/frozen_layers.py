@@ -52,9 +52,9 @@ class BilinearConv2d(Conv2d):
 class NearestConv2d(Conv2d):
     """Nearest upsampling and a 3x3 convolution, as four 2x2 convolutions of the small map.
 
-    An output pixel of each parity sees only 2x2 different inputs, so the taps that meet the same input are
-    summed beforehand: 16 multiplies an output pixel in place of 36, with equal results. The sums are made once, when
-    a state dict is loaded, which holds the 3x3 weight alone.
+    An output pixel of each parity sees only 2x2 different inputs, so the weights that meet the same input are summed
+    beforehand: 16 multiplications per output pixel instead of 36, with equal results. This happens when a state dict,
+    which holds the 3x3 weights alone, is loaded.
     """
 
     kernels: torch.Tensor
@@ -81,18 +81,15 @@ class NearestConv2d(Conv2d):
 
 
 def _sum_taps(conv: nn.Module, _keys: object) -> None:
-    assert isinstance(conv, NearestConv2d)
-    conv.kernels = parity_kernels(conv.weight.detach())
-
-
-def parity_kernels(weight: torch.Tensor) -> torch.Tensor:
     """3x3 kernels `[out, in, 3, 3]` as 2x2 kernels `[2, 2, out, in, 2, 2]`, by row and column parity."""
+    assert isinstance(conv, NearestConv2d)
+    weight = conv.weight.detach()
     taps = weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # parity, small row, large row
-    return torch.einsum("pru,qsv,oiuv->pqoirs", taps, taps, weight)
+    conv.kernels = torch.einsum("pru,qsv,oiuv->pqoirs", taps, taps, weight)
 
 
 class FrozenSelfAttention(nn.Module):
-    """`SelfAttention` with folded weights, its strength among those of the output."""
+    """`SelfAttention` with folded weights; its strength is a factor of the output weight."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

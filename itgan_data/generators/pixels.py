@@ -13,8 +13,18 @@ from .contract import ImageGenerator
 _Size = Annotated[int, AtLeast(1), AtMost(1 << 16)]  # of a side, and the number of classes, in a file
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    image_shape: tuple[_Size, _Size, _Size]
+    num_classes: _Size
+    normalization: Normalization
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 class Pixels(ImageGenerator):
-    """Shows latents as images: a latent is a standardized image `[C * H * W]`, one value a pixel and channel.
+    """Shows latents as images: a latent is a standardized image `[C * H * W]`, one value per pixel and channel.
 
     With it whatever learns latents learns pixels, on the scale that published learning rates of pixels are meant for.
     Values are not clamped, so an image can leave [-1, 1].
@@ -30,18 +40,15 @@ class Pixels(ImageGenerator):
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int, normalization: Normalization) -> None:
         super().__init__()
-        self.image_shape = tuple(image_shape)  # type: ignore[assignment]  # JSON gives a list
+        given = _Arguments(image_shape=image_shape, num_classes=num_classes, normalization=normalization)
+        self.image_shape = given.image_shape  # no longer a list or a mapping, as in JSON
         self.latent_dim = math.prod(self.image_shape)
         self.num_classes = num_classes
-        self.normalization = normalization
-        if len(self.image_shape) != 3 or min(*self.image_shape, num_classes) < 1:
-            raise ValueError(
-                f"image_shape must be (C, H, W) and num_classes at least 1, got {self.image_shape} and {num_classes}"
-            )
+        self.normalization = normalization = given.normalization
         if len(normalization.mean) != self.image_shape[0]:
             raise ValueError(
                 f"normalization has {len(normalization.mean)} channels and images of {self.image_shape} have "
-                f"{self.image_shape[0]}; give one mean and std a channel"
+                f"{self.image_shape[0]}; give one mean and std per channel"
             )
 
     @property
@@ -65,16 +72,6 @@ class Pixels(ImageGenerator):
         return self.normalization.standardize(unit_images).flatten(1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Arguments:
-    image_shape: tuple[_Size, _Size, _Size]
-    num_classes: _Size
-    normalization: Normalization
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
 def build_pixels(arguments: object) -> Pixels:
     """`Pixels` of the JSON values in `Pixels.arguments`.
 
@@ -82,7 +79,6 @@ def build_pixels(arguments: object) -> Pixels:
         ValueError: other values.
     """
     try:
-        given = from_json(_Arguments, arguments)
-        return Pixels(given.image_shape, given.num_classes, given.normalization)
+        return from_json(Pixels, arguments)
     except ValueError as error:
-        raise ValueError(f"the arguments of the generator are not those of Pixels ({error})") from error
+        raise ValueError(f"the arguments of the generator do not fit Pixels ({error})") from error

@@ -1,7 +1,6 @@
 """`FilteredLatents`: draws of which a classifier that was trained on real images recognises the image."""
 
 import logging
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -9,6 +8,7 @@ from torch import nn
 from ..generators.contract import as_generator, probe_images
 from ..generators.sampling import generate
 from ..images import Normalization, signed_to_unit
+from .fresh import FreshSource
 from .stored import LatentSource, check_fit
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ _SAME = 4 / 255  # mean difference of signed images of one generator; reduced pr
 _HOPELESS_IN_ALL = 200  # the same of all classes, when the tries of an image are used up
 
 
-class FilteredLatents:
+class FilteredLatents(FreshSource):
     """Draws of another source whose images a classifier takes for their label, with enough confidence.
 
     The source is asked for one candidate after another until the classifier's most probable class is the label and
@@ -52,8 +52,6 @@ class FilteredLatents:
     Source: Slim, "Boosting generative networks for incremental learning", 2020, section 3.1, with probability .9,
     after Pham et al., 2019.
     """
-
-    fresh: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -90,9 +88,6 @@ class FilteredLatents:
         """Those of them that were accepted."""
         self.num_given_up = _shared_counts(self.num_classes)
         """Draws of each class for which none was, so that the best one stands in."""
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __repr__(self) -> str:
         return f"FilteredLatents({self.source!r}, min_probability={self.min_probability}, max_tries={self.max_tries})"

@@ -11,10 +11,21 @@ import torch
 
 from .. import draws
 from ..draws import Stream
+from ..images import check_labels
 from .stored import LatentSource
 
 
-class RandomLatents:
+class FreshSource:
+    """What all fresh sources share: latents change with the epoch, and labels do not."""
+
+    fresh: ClassVar[bool] = True
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class RandomLatents(FreshSource):
     """Normal latents drawn anew every epoch, for training on a stream of GAN samples.
 
     Classes are balanced: index i has label `i % num_classes`, unless labels are given.
@@ -31,8 +42,6 @@ class RandomLatents:
     Raises:
         ValueError: a size below one, truncation that is not positive, or labels that do not fit.
     """
-
-    fresh: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -54,15 +63,7 @@ class RandomLatents:
         self.truncation = truncation
         self.seed = seed
         self.labels = torch.arange(size) % num_classes if labels is None else labels
-        if self.labels.dtype != torch.int64 or self.labels.shape != (size,):
-            raise ValueError(f"labels must be int64 [{size}], got {self.labels.dtype} {list(self.labels.shape)}")
-        if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < num_classes:
-            raise ValueError(
-                f"labels must lie in 0..{num_classes - 1}, got {int(self.labels.min())}..{int(self.labels.max())}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        check_labels(self.labels, size, num_classes)
 
     def __repr__(self) -> str:
         return (
@@ -81,7 +82,7 @@ class RandomLatents:
         return latents.clamp(-self.truncation, self.truncation), labels
 
 
-class JitteredLatents:
+class JitteredLatents(FreshSource):
     """Latents of another source with normal noise added, new in every epoch: many images around each learned one.
 
     Args:
@@ -93,8 +94,6 @@ class JitteredLatents:
         ValueError: `std` is not positive.
     """
 
-    fresh: ClassVar[bool] = True
-
     def __init__(self, source: LatentSource, std: float, *, seed: int = 0) -> None:
         if not 0 < std < math.inf:
             raise ValueError(f"std must be positive, got {std}; without noise, use the latents themselves")
@@ -104,9 +103,6 @@ class JitteredLatents:
         self.latent_dim = source.latent_dim
         self.num_classes = source.num_classes
         self.labels = source.labels
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __repr__(self) -> str:
         return f"JitteredLatents({self.source!r}, {self.std}, seed={self.seed})"
@@ -118,7 +114,7 @@ class JitteredLatents:
         return latents + self.std * noise, labels
 
 
-class MixedLatents:
+class MixedLatents(FreshSource):
     """Learned latents of which every epoch replaces some, other ones each time, by those of a second source.
 
     Args:
@@ -131,8 +127,6 @@ class MixedLatents:
     Raises:
         ValueError: sources of other labels or widths, or a share out of range.
     """
-
-    fresh: ClassVar[bool] = True
 
     def __init__(self, source: LatentSource, other: LatentSource, *, share: float = 0.5, seed: int = 0) -> None:
         if source.latent_dim != other.latent_dim:
@@ -151,9 +145,6 @@ class MixedLatents:
         self.latent_dim = source.latent_dim
         self.num_classes = max(source.num_classes, other.num_classes)
         self.labels = source.labels
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __repr__(self) -> str:
         return f"MixedLatents({self.source!r}, {self.other!r}, share={self.share}, seed={self.seed})"

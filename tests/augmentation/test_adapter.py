@@ -13,7 +13,7 @@ from itgan_data.augmentation import Compose, CropFlip, Kornia, standardize_and_a
 from itgan_data.data.loader import SyntheticLoader
 from itgan_data.images import LabeledImages, Normalization
 from itgan_data.networks import create_network
-from itgan_data.recipes import Recipe, accuracy, train_classifier, training_batch
+from itgan_data.recipes import ClassifierTraining, Recipe, accuracy, train_classifier
 
 SIZE = 12
 NORMALIZATION = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -45,8 +45,9 @@ def loaded(images: LabeledImages, augment: Any, *, seed: int = 0, batch_size: in
 
 def of_recipe(images: LabeledImages, augment: Any, *, epoch: int = 0) -> Batch:
     recipe = Recipe(steps=1, batch_size=SIZE, lr=0.1, augmentation=augment)
-    options: dict[str, Any] = {"normalization": NORMALIZATION, "seed": 0, "device": torch.device("cpu")}
-    return training_batch(images, torch.arange(SIZE), recipe, epoch=epoch, **options)
+    network = create_network("convnet", 3, image_shape=images.image_shape, width=1, depth=1)
+    training = ClassifierTraining(network, images, recipe, normalization=NORMALIZATION, seed=0)
+    return training.batch(torch.arange(SIZE), epoch)
 
 
 @pytest.mark.parametrize("make", KORNIA.values(), ids=KORNIA)

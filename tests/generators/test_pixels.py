@@ -58,7 +58,7 @@ def test_a_description_builds_it_again() -> None:
 )
 def test_arguments_of_a_damaged_file_are_refused(change: dict[str, Any]) -> None:
     description = {"architecture": "pixels", "arguments": {**PIXELS.arguments, **change}}
-    with pytest.raises(ValueError, match="the arguments of the generator are not those of Pixels"):
+    with pytest.raises(ValueError, match="the arguments of the generator do not fit Pixels"):
         build_generator(description, {})
 
 

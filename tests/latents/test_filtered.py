@@ -176,7 +176,7 @@ def test_the_images_of_a_data_set_are_those_that_were_judged(tiny_generator: Tin
     assert filtered.acceptance_rate < 0.9
     for latents in (filtered, fixed):
         dataset = SyntheticDataset(tiny_generator, latents, cache=None)
-        logits = predict_logits(classifier, dataset, normalization)
+        logits, _ = predict_logits(classifier, dataset, normalization)
         probabilities = logits.softmax(dim=1)[EVERYTHING, torch.tensor(dataset.targets)]
         assert (probabilities >= 0.6 - 1e-5).all()
 

@@ -84,7 +84,7 @@ class TestRandom:
             ((5, 0, 3), {}, "latent_dim must be at least 1, got 0"),
             ((5, 4, 0), {}, "num_classes must be at least 1, got 0"),
             ((5, 4, 3), {"truncation": 0.0}, r"truncation must be positive or None, got 0\.0"),
-            ((5, 4, 3), {"labels": torch.zeros(4, dtype=torch.int64)}, r"labels must be int64 \[5\].*\[4\]"),
+            ((5, 4, 3), {"labels": torch.zeros(4, dtype=torch.int64)}, r"labels must be int64 \[5\].*\(4,\)"),
             ((2, 4, 3), {"labels": torch.tensor([0, 3])}, r"labels must lie in 0\.\.2, got 0\.\.3"),
         ],
     )

@@ -1,0 +1,273 @@
+"""Which distribution each integer of a code is expected to have, given what was decoded before it.
+
+A small network of whole numbers reads the codes of neighbouring patches and of earlier channels, and names a table of
+frequencies. Its sums stay below 2**24, where float32 holds every integer, so matrix products are exact in any order:
+every machine names the same tables, which decoding depends on.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+
+from .codes import PRECISION, FrequencyTables, SymbolReader, Symbols, SymbolWriter, Whole
+
+Codes = npt.NDArray[np.int8]
+Floats = npt.NDArray[np.float32]
+
+NUM_SCALES = 45
+"""Tables of values differ in their spread, an eighth of a natural logarithm from one to the next ..."""
+NUM_PHASES = 4
+"""... and in where between two integers, in quarters, the expected value lies."""
+NUM_FLAG_TABLES = 64
+NUM_SYMBOLS = 64
+"""Differences of -31 to 31 from the expected value, and a sign that another one follows in two halves of four bits."""
+LARGEST = 31
+"""Of the differences that have a symbol of their own."""
+UNITS = 32
+"""Steps of one in hidden values and in the codes that a group reads of its own patch."""
+INPUT_UNITS = 8
+WEIGHT_UNITS = 64
+MAX_HIDDEN = 255
+
+_ESCAPE = NUM_SYMBOLS - 1
+_FLAG_TABLES_AT = NUM_SCALES * NUM_PHASES
+_HALF_TABLE = _FLAG_TABLES_AT + NUM_FLAG_TABLES
+_MAX_INPUT = 15  # codes beyond it are read as it
+_ROOTS = np.array([round(INPUT_UNITS * value**0.5) for value in range(129)], dtype=np.float32)
+_MAX_READ = max(INPUT_UNITS * _MAX_INPUT, int(_ROOTS[-1]))  # of an input
+_EXACT = 1 << 24  # float32 holds all integers up to here
+_ROWS = 1 << 13  # images at a time: enough for long vectors, few enough for the cache
+_CAUSAL = ((1, 0), (0, 1), (0, 0), (0, 2))  # left, above, above left, above right; (row, column) in a padded map
+
+Exchange = Callable[[Whole, Symbols], Symbols]
+"""Takes tables `[n]` and, when encoding, the symbols `[n]` they are for; gives the symbols."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextShape:
+    """What a context model is made for."""
+
+    map_size: tuple[int, int]
+    """Rows and columns of patches."""
+    groups: tuple[int, ...]
+    """Channels that are coded at a time; a later group sees the earlier ones."""
+    num_classes: int
+    hidden: int = 48
+    """Numbers that sum up the neighbours of a patch."""
+    group_hidden: int = 32
+    """Hidden numbers of each group."""
+    neighbor_channels: int = 44
+    """How many of the first channels of a neighbour are read."""
+    own_channels: int = 64
+    """How many of the first channels of the patch itself."""
+    first_flag: int = 3
+    """From this group on a flag says whether the group has any code but 0."""
+
+    @property
+    def channels(self) -> int:
+        return sum(self.groups)
+
+    @property
+    def starts(self) -> list[int]:
+        """The first channel of each group."""
+        return [0, *accumulate(self.groups)][:-1]
+
+    def seen(self, group: int) -> int:
+        """How many channels of its own patch a group reads."""
+        return min(self.starts[group], self.own_channels)
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of a model's weights (int8) and biases (int32)."""
+        neighbors = min(self.neighbor_channels, self.channels)
+        shapes: dict[str, tuple[int, ...]] = {
+            "neighbors.weight": (self.hidden, 2 * len(_CAUSAL) * neighbors),
+            "neighbors.bias": (self.hidden,),
+            "labels.bias": (self.num_classes, self.hidden),
+            "positions.bias": (self.map_size[0] * self.map_size[1], self.hidden),
+        }
+        for number, width in enumerate(self.groups):
+            shapes |= {
+                f"groups.{number}.hidden.weight": (self.group_hidden, self.hidden + 2 * self.seen(number)),
+                f"groups.{number}.hidden.bias": (self.group_hidden,),
+                f"groups.{number}.output.weight": (2 * width + 1, self.group_hidden),
+                f"groups.{number}.output.bias": (2 * width + 1,),
+            }
+        return shapes
+
+
+def read_inputs(codes: Codes) -> Floats:
+    """What the network reads of codes `[..., K]`: `[..., 2, K]`, the codes and the roots of their magnitudes."""
+    magnitudes = np.abs(codes.astype(np.int16))
+    values = np.clip(codes, -_MAX_INPUT, _MAX_INPUT).astype(np.float32) * INPUT_UNITS
+    return np.stack([values, _ROOTS[magnitudes]], axis=-2)
+
+
+class ContextModel:
+    """Codes integers of -128 to 127 in `[N, K, H, W]`, and decodes them, knowing their labels.
+
+    Args:
+        shape: of the codes and of the network.
+        weights: int8 and int32 arrays by the names and of the shapes of `ContextShape.tensor_shapes`.
+        value_tables: frequencies `[NUM_SCALES * NUM_PHASES, NUM_SYMBOLS]` of differences from the expected value.
+        flag_tables: frequencies `[NUM_FLAG_TABLES, 2]` of a group that has none or some codes but 0.
+
+    Raises:
+        ValueError: tensors that do not fit, sums that could be inexact, or tables that are no distributions.
+    """
+
+    def __init__(
+        self,
+        shape: ContextShape,
+        weights: Mapping[str, npt.NDArray[np.integer]],
+        value_tables: Symbols,
+        flag_tables: Symbols,
+    ) -> None:
+        _check_weights(shape, weights)
+        self.shape = shape
+        self.weights = weights
+        self.tables = _join_tables(value_tables, flag_tables)
+        self._layers = {name: array.astype(np.float32) for name, array in weights.items()}
+        self._starts = shape.starts
+
+    def encode(self, codes: Codes, labels: Whole) -> bytes:
+        """The stream of codes `[N, K, H, W]` with labels `[N]`.
+
+        Raises:
+            ValueError: codes or labels of another shape or range.
+        """
+        self._check_labels(labels)
+        expected = (len(labels), self.shape.channels, *self.shape.map_size)
+        if codes.dtype != np.int8 or codes.shape != expected:
+            raise ValueError(f"codes must be int8 {list(expected)}, got {codes.dtype} {list(codes.shape)}")
+        writer = SymbolWriter(self.tables)
+
+        def write(tables: Whole, symbols: Symbols) -> Symbols:
+            writer.write(symbols, tables)
+            return symbols
+
+        for part in _parts(len(labels)):
+            self._walk(codes[part].copy(), labels[part], write)
+        return writer.finish()
+
+    def decode(self, stream: bytes, labels: Whole) -> Codes:
+        """The codes `[N, K, H, W]` of a stream, given the labels `[N]`.
+
+        Raises:
+            ValueError: a damaged stream, or one of other labels or another model.
+        """
+        self._check_labels(labels)
+        reader = SymbolReader(stream, self.tables)
+        codes = np.zeros((len(labels), self.shape.channels, *self.shape.map_size), dtype=np.int8)
+        for part in _parts(len(labels)):
+            self._walk(codes[part], labels[part], lambda tables, _: reader.read(tables))
+        reader.finish()
+        return codes
+
+    def _check_labels(self, labels: Whole) -> None:
+        if labels.ndim != 1 or (len(labels) and not 0 <= labels.min() <= labels.max() < self.shape.num_classes):
+            raise ValueError(f"labels must be [N] in 0..{self.shape.num_classes - 1}, got {list(labels.shape)}")
+
+    def _walk(self, codes: Codes, labels: Whole, exchange: Exchange) -> None:
+        """Pass over all codes in the order of coding; what is exchanged is written to `codes`, in place.
+
+        Encoding and decoding are this one loop, so both see the same contexts.
+        """
+        rows, columns = self.shape.map_size
+        neighbors = min(self.shape.neighbor_channels, self.shape.channels)
+        seen = np.zeros((rows + 1, columns + 2, len(labels), 2 * neighbors), dtype=np.float32)
+        by_label = self._layers["labels.bias"][labels] + self._layers["neighbors.bias"]
+        for row in range(rows):
+            for column in range(columns):
+                around = np.concatenate([seen[row + down, column + right] for down, right in _CAUSAL], axis=1)
+                bias = by_label + self._layers["positions.bias"][row * columns + column]
+                hidden = _hidden(around @ self._layers["neighbors.weight"].T + bias, INPUT_UNITS)
+                patch = np.ascontiguousarray(codes[:, :, row, column])
+                self._walk_patch(patch, hidden, exchange)
+                codes[:, :, row, column] = patch
+                seen[row + 1, column + 1] = read_inputs(patch[:, :neighbors]).reshape(len(labels), -1)
+
+    def _walk_patch(self, patch: Codes, hidden: Floats, exchange: Exchange) -> None:
+        for number, (start, width) in enumerate(zip(self._starts, self.shape.groups, strict=True)):
+            seen = self.shape.seen(number)
+            own = read_inputs(patch[:, :seen]).reshape(len(patch), -1) * (UNITS // INPUT_UNITS)
+            inputs = np.concatenate([hidden, own], axis=1)
+            group = patch[:, start : start + width]
+            layer = f"groups.{number}."
+            inner = _hidden(
+                inputs @ self._layers[layer + "hidden.weight"].T + self._layers[layer + "hidden.bias"], UNITS
+            )
+            weight, bias = self._layers[layer + "output.weight"], self._layers[layer + "output.bias"]
+            chosen = np.arange(len(patch))
+            if number >= self.shape.first_flag:
+                nonzero = (group != 0).any(axis=1).astype(np.int64)
+                flags = exchange(_flag_tables(inner @ weight[-1] + bias[-1]), nonzero)
+                chosen = np.flatnonzero(flags)
+            outputs = inner[chosen] @ weight[:-1].T + bias[:-1]
+            group[chosen] = _exchange_values(group[chosen], outputs, exchange)
+
+
+def _exchange_values(group: Codes, outputs: Floats, exchange: Exchange) -> Codes:
+    """Exchange codes `[n, width]` by what the network says of them, `[n, 2 * width]`."""
+    sums = outputs.astype(np.int64)
+    width = group.shape[1]
+    quarters = np.clip((sums[:, :width] + WEIGHT_UNITS * UNITS // 8) >> 9, -4 * 127, 4 * 127)
+    expected = (quarters + 2) >> 2
+    phase = quarters - 4 * expected + 2
+    scale = np.clip((sums[:, width:] >> 8) + 24, 0, NUM_SCALES - 1)
+    differences = (group - expected).ravel()
+    symbols = np.where(np.abs(differences) > LARGEST, _ESCAPE, differences + LARGEST)
+    symbols = exchange((scale * NUM_PHASES + phase).ravel(), symbols).astype(np.int64)
+    received = symbols - LARGEST
+    escaped = np.flatnonzero(symbols == _ESCAPE)
+    if len(escaped):
+        table = np.full(len(escaped), _HALF_TABLE)
+        low = exchange(table, differences[escaped] & 15).astype(np.int64)
+        high = exchange(table, differences[escaped] >> 4 & 15).astype(np.int64)
+        received[escaped] = high << 4 | low
+    codes: Codes = (expected.ravel() + received).astype(np.int8).reshape(group.shape)
+    return codes
+
+
+def _hidden(sums: Floats, units: int) -> Floats:
+    """Rectified hidden values from sums of inputs of `units` to one."""
+    values: Floats = np.clip(np.floor(sums * np.float32(UNITS / (units * WEIGHT_UNITS))), 0, MAX_HIDDEN)
+    return values
+
+
+def _flag_tables(sums: Floats) -> Whole:
+    numbers: Whole = np.clip((sums.astype(np.int64) >> 9) + NUM_FLAG_TABLES // 2, 0, NUM_FLAG_TABLES - 1)
+    return numbers + _FLAG_TABLES_AT
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(first, first + _ROWS) for first in range(0, count, _ROWS)]
+
+
+def _join_tables(value_tables: Symbols, flag_tables: Symbols) -> FrequencyTables:
+    expected = ((_FLAG_TABLES_AT, NUM_SYMBOLS), (NUM_FLAG_TABLES, 2))
+    if (value_tables.shape, flag_tables.shape) != expected:
+        raise ValueError(f"tables must be {expected}, got {value_tables.shape} and {flag_tables.shape}")
+    joined = np.zeros((_HALF_TABLE + 1, NUM_SYMBOLS), dtype=np.int64)
+    joined[:_FLAG_TABLES_AT] = value_tables
+    joined[_FLAG_TABLES_AT:_HALF_TABLE, :2] = flag_tables
+    joined[_HALF_TABLE, :16] = (1 << PRECISION) // 16
+    return FrequencyTables(joined)
+
+
+def _check_weights(shape: ContextShape, weights: Mapping[str, npt.NDArray[np.integer]]) -> None:
+    expected = shape.tensor_shapes()
+    got = {name: array.shape for name, array in weights.items()}
+    if got != expected:
+        name = next(name for name in sorted(expected.keys() | got.keys()) if expected.get(name) != got.get(name))
+        raise ValueError(f"context tensor {name[:80]!r}: expected shape {expected.get(name)}, got {got.get(name)}")
+    extra = max(int(np.abs(weights[name].astype(np.int64)).max()) for name in ("labels.bias", "positions.bias"))
+    for name in expected:
+        if not name.endswith(".weight"):
+            continue
+        highest = _MAX_READ if name == "neighbors.weight" else max(MAX_HIDDEN, _MAX_READ * UNITS // INPUT_UNITS)
+        bias = np.abs(weights[name.replace("weight", "bias")].astype(np.int64)) + 2 * extra
+        if (np.abs(weights[name].astype(np.int64)).sum(axis=1) * highest + bias).max() >= _EXACT:
+            raise ValueError(f"context tensor {name!r} allows sums above {_EXACT}, which are inexact; it is damaged")

@@ -54,6 +54,8 @@ class Stream(enum.IntEnum):
     ENCODER_WEIGHTS = 27
     ENCODER_LATENTS = 28
     ENCODER_LABELS = 29
+    CONTEXT_WEIGHTS = 33
+    CONTEXT_BATCHES = 34
     POOL_WEIGHTS = 40
     POOL_SPLIT = 41
     """Real images that the networks of a pool are validated on."""

@@ -6,18 +6,21 @@ learn on both sides what a transform cannot.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import check_types
+from ..config import Above, AtLeast, AtMost, Between, check
 from ..images import unit_to_signed
 
 MAX_CODE = 127
 """Codes are integers of -127 to 127."""
 _PATCH = 8
+_MAX_SIZE = 1 << 16  # of a number of classes in a file
+Width = Annotated[int, Between(1, 4096)]
+Blocks = Annotated[int, Between(0, 64)]
 _LARGEST_READ = 3.0  # of a coefficient, where the network reads it; larger ones pass by in the transform
 
 
@@ -25,34 +28,29 @@ _LARGEST_READ = 3.0  # of a coefficient, where the network reads it; larger ones
 class CodecConfig:
     """Sizes of a `Codec`."""
 
-    num_classes: int
-    image_size: int = 32
+    num_classes: Annotated[int, Between(1, _MAX_SIZE)]
+    image_size: Annotated[int, Between(_PATCH, 1024)] = 32
     """Pixels a side; a multiple of 8."""
-    image_channels: int = 3
-    channels: int = 128
+    image_channels: Annotated[int, Between(1, 4)] = 3
+    channels: Annotated[int, AtLeast(1)] = 80
     """Codes of a patch; at most 64 times the channels of an image."""
-    decoder_widths: tuple[int, int] = (48, 32)
+    decoder_widths: tuple[Width, Width] = (48, 32)
     """Channels of the decoder's maps of a quarter and a half of the side."""
-    decoder_blocks: tuple[int, int] = (2, 3)
+    decoder_blocks: tuple[Blocks, Blocks] = (2, 3)
     """Residual blocks at these sizes."""
-    encoder_widths: tuple[int, int, int] = (32, 48, 96)
+    encoder_widths: tuple[Width, Width, Width] = (32, 48, 96)
     """Channels of the encoder's maps of a half, a quarter and an eighth of the side."""
-    dead_zone: float = 0.4
+    dead_zone: Annotated[float, Above(0), AtMost(0.5)] = 0.4
     """A value is rounded up from `1 - dead_zone` on: 0.5 is the nearest integer, less favours zeros."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("decoder_widths", "decoder_blocks", "encoder_widths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives lists
-        if self.image_size < _PATCH or self.image_size % _PATCH:
+        check(self)
+        if self.image_size % _PATCH:
             raise ValueError(f"image_size must be a multiple of {_PATCH}, got {self.image_size}")
-        sizes = (self.num_classes, self.image_channels, *self.decoder_widths, *self.encoder_widths)
-        if min(sizes) < 1 or min(self.decoder_blocks) < 0:
-            raise ValueError(f"classes, channels and widths must be at least 1 and blocks at least 0, got {self}")
-        if not 0 < self.channels <= self.patch_values:
-            raise ValueError(f"channels must be 1 to {self.patch_values}, the values of a patch, got {self.channels}")
-        if not 0 < self.dead_zone <= 0.5:
-            raise ValueError(f"dead_zone must be in (0, 0.5], got {self.dead_zone}")
+        if self.channels > self.patch_values:
+            raise ValueError(
+                f"channels must be at most {self.patch_values}, the values of a patch, got {self.channels}"
+            )
 
     @property
     def patch_values(self) -> int:

@@ -145,6 +145,7 @@ class ContextModel:
         writer = SymbolWriter(self.tables)
 
         def write(tables: Whole, symbols: Symbols) -> Symbols:
+            symbols = np.where(self.tables.frequencies[tables, symbols] > 0, symbols, _ESCAPE)
             writer.write(symbols, tables)
             return symbols
 
@@ -165,6 +166,36 @@ class ContextModel:
             self._walk(codes[part], labels[part], lambda tables, _: reader.read(tables))
         reader.finish()
         return codes
+
+    @staticmethod
+    def counted(
+        shape: ContextShape, weights: Mapping[str, npt.NDArray[np.integer]], codes: Codes, labels: Whole
+    ) -> "ContextModel":
+        """The model whose tables fit codes `[N, K, H, W]` best, given the network."""
+        counts = np.zeros((_HALF_TABLE + 1) * NUM_SYMBOLS, dtype=np.int64)
+
+        def count(tables: Whole, symbols: Symbols) -> Symbols:
+            counts[:] += np.bincount(tables * NUM_SYMBOLS + symbols, minlength=len(counts))
+            return symbols
+
+        even = np.full((_FLAG_TABLES_AT, NUM_SYMBOLS), (1 << PRECISION) // NUM_SYMBOLS)
+        model = ContextModel(shape, weights, even, np.full((NUM_FLAG_TABLES, 2), (1 << PRECISION) // 2))
+        for part in _parts(len(labels)):
+            model._walk(codes[part].copy(), labels[part], count)
+        by_table = counts.reshape(-1, NUM_SYMBOLS)
+        values = FrequencyTables.from_counts(by_table[:_FLAG_TABLES_AT])
+        flags = FrequencyTables.from_counts(np.maximum(by_table[_FLAG_TABLES_AT:_HALF_TABLE, :2], 1))
+        return ContextModel(shape, weights, values.frequencies, flags.frequencies)
+
+    @property
+    def value_tables(self) -> Whole:
+        """Frequencies `[NUM_SCALES * NUM_PHASES, NUM_SYMBOLS]`."""
+        return self.tables.frequencies[:_FLAG_TABLES_AT]
+
+    @property
+    def flag_tables(self) -> Whole:
+        """Frequencies `[NUM_FLAG_TABLES, 2]`."""
+        return self.tables.frequencies[_FLAG_TABLES_AT:_HALF_TABLE, :2]
 
     def _check_labels(self, labels: Whole) -> None:
         if labels.ndim != 1 or (len(labels) and not 0 <= labels.min() <= labels.max() < self.shape.num_classes):

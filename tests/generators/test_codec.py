@@ -114,5 +114,5 @@ def test_its_arguments_build_it_again(codec: Codec) -> None:
     ids=str,
 )
 def test_impossible_sizes_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match="must"):
         CodecConfig(**{"num_classes": 3, **change})

@@ -8,10 +8,12 @@ every machine names the same tables, which decoding depends on.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
+from ..config import AtLeast, Between, check
 from .codes import PRECISION, FrequencyTables, SymbolReader, Symbols, SymbolWriter, Whole
 
 Codes = npt.NDArray[np.int8]
@@ -42,6 +44,9 @@ _EXACT = 1 << 24  # float32 holds all integers up to here
 _ROWS = 1 << 13  # images at a time: enough for long vectors, few enough for the cache
 _CAUSAL = ((1, 0), (0, 1), (0, 0), (0, 2))  # left, above, above left, above right; (row, column) in a padded map
 
+_MAX_GROUPS = 64
+
+Size = Annotated[int, Between(1, 1024)]
 Exchange = Callable[[Whole, Symbols], Symbols]
 """Takes tables `[n]` and, when encoding, the symbols `[n]` they are for; gives the symbols."""
 
@@ -50,21 +55,26 @@ Exchange = Callable[[Whole, Symbols], Symbols]
 class ContextShape:
     """What a context model is made for."""
 
-    map_size: tuple[int, int]
+    map_size: tuple[Size, Size]
     """Rows and columns of patches."""
-    groups: tuple[int, ...]
+    groups: tuple[Size, ...]
     """Channels that are coded at a time; a later group sees the earlier ones."""
-    num_classes: int
-    hidden: int = 48
+    num_classes: Annotated[int, Between(1, 1 << 16)]
+    hidden: Size = 48
     """Numbers that sum up the neighbours of a patch."""
-    group_hidden: int = 32
+    group_hidden: Size = 32
     """Hidden numbers of each group."""
-    neighbor_channels: int = 44
+    neighbor_channels: Size = 44
     """How many of the first channels of a neighbour are read."""
-    own_channels: int = 64
+    own_channels: Size = 64
     """How many of the first channels of the patch itself."""
-    first_flag: int = 3
+    first_flag: Annotated[int, AtLeast(0)] = 3
     """From this group on a flag says whether the group has any code but 0."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not 0 < len(self.groups) <= _MAX_GROUPS:
+            raise ValueError(f"groups must be 1 to {_MAX_GROUPS}, got {len(self.groups)}")
 
     @property
     def channels(self) -> int:

@@ -10,11 +10,13 @@ from typing import Annotated, Any
 from ..config import Rule, check
 from ..generators.store import CONFIG_FILE, WEIGHTS_FILE
 from ..images import Normalization
+from ..latents.coded import CODES
 from ..latents.files import STORAGE_DTYPES
 from ..storage.files import read_json
 
 FORMAT = "itgan-data-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
+"""Latents as codes, and codecs, came with 2; whatever 1 holds is written as 1."""
 LATENTS_FILE = "latents.safetensors"
 LATENTS_INDEX = "latents.safetensors.index.json"
 LATENTS_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STORAGE_DTYPES}
@@ -100,15 +102,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _check_version(config: Mapping[str, Any], path: Path) -> None:
     version = config.get("format_version")
-    if type(version) is int and version == FORMAT_VERSION:
+    if type(version) is int and version in FORMAT_VERSIONS:
         return
     writer = config.get("package_version")
     advice = "it is damaged, get it again"
-    if type(version) is int and version > FORMAT_VERSION:
+    if type(version) is int and version > max(FORMAT_VERSIONS):
         newer = isinstance(writer, str) and _RELEASE.fullmatch(writer)
         advice = f"install itgan_data>={writer}, which wrote it" if newer else "install a newer release of itgan_data"
+    first, last = FORMAT_VERSIONS[0], FORMAT_VERSIONS[-1]
     raise ValueError(
-        f"{path} has format version {reprlib.repr(version)}, this release reads {FORMAT_VERSION}; {advice}"
+        f"{path} has format version {reprlib.repr(version)}, this release reads {first} to {last}; {advice}"
     )
 
 
@@ -118,9 +121,12 @@ def _check_description(config: Mapping[str, Any], path: Path) -> None:
     if image.get("range") != "signed" or not isinstance(image.get("shape"), list):
         raise ValueError(f"{path}: image must be {{'shape': [...], 'range': 'signed'}}, got {reprlib.repr(image)}")
     sizes = (latents.get("count"), latents.get("dim"))
-    if not all(type(size) is int and size > 0 for size in sizes) or latents.get("dtype") not in (*LATENTS_DTYPES,):
+    if not all(type(size) is int and size > 0 for size in sizes) or latents.get("dtype") not in (
+        *LATENTS_DTYPES,
+        CODES,
+    ):
         raise ValueError(
-            f"{path}: latents must have a count, a dim and one of the dtypes {', '.join(LATENTS_DTYPES)}, "
+            f"{path}: latents must have a count, a dim and one of the dtypes {', '.join(LATENTS_DTYPES)} and {CODES}, "
             f"got {reprlib.repr(latents)}"
         )
     count = min(len(config["sha256"]) - 2, _MAX_SHARDS)

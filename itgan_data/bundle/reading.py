@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..generators.contract import ImageGenerator, as_generator
 from ..generators.store import CONFIG_FILE, WEIGHTS_DTYPES, WEIGHTS_FILE, read_generator
 from ..generators.trusted import Trust
 from ..images import Normalization
+from ..latents.coded import CODES, check_coded_header
 from ..latents.files import stored_files
 from ..latents.stored import LatentSet, check_fit, read_set
 from ..storage.files import MAX_JSON_BYTES, TensorFile, TensorInfo, check_sha256, open_tensors
@@ -222,9 +223,27 @@ def _read_latents(folder: Path, config: Mapping[str, Any], num_classes: int) -> 
     if {path.name for path in paths} != names - {LATENTS_INDEX}:
         raise ValueError(f"{folder} holds other latents than those of its {CONFIG_FILE}; get it again")
     files = [open_tensors(path) for path in paths]
+    if described["dtype"] == CODES:
+        return _read_codes(folder, files, described)
     if (rows := sum(_check_header(file, described, num_classes) for file in files)) != described["count"]:
         raise ValueError(f"{folder} holds {rows} latents, expected {described['count']} by its {CONFIG_FILE}")
     return read_set(files)
+
+
+def _read_codes(folder: Path, files: Sequence[TensorFile], described: Mapping[str, Any]) -> LatentSet:
+    """Latents that are coded; how many there are is known when they are decoded."""
+    for file in files:
+        try:
+            check_coded_header(file.infos)
+        except ValueError as error:
+            raise ValueError(f"{file.path}: {error}") from error
+    latents = read_set(files)
+    if (len(latents), latents.latent_dim) != (described["count"], described["dim"]):
+        raise ValueError(
+            f"{folder} holds {len(latents)} latents of width {latents.latent_dim}, expected {described['count']} of "
+            f"{described['dim']} by its {CONFIG_FILE}"
+        )
+    return latents
 
 
 def _check_header(file: TensorFile, described: Mapping[str, Any], num_classes: int) -> int:

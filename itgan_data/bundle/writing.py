@@ -15,16 +15,18 @@ from torch import nn
 
 from ..config import package_version
 from ..generators.biggan import BigGAN
+from ..generators.codec import Codec
 from ..generators.contract import as_generator, probe_images
 from ..generators.frozen import FrozenBigGAN, fold
 from ..generators.store import CONFIG_FILE, WEIGHTS_FILE, describe_generator, save_weights
 from ..generators.trusted import Trust
 from ..images import image_grid, signed_to_unit
+from ..latents.coded import CODES
 from ..latents.stored import LatentSet
 from ..storage.files import check_writable, full_disk_named, sha256_of, write_json
 from . import hub
 from .card import card
-from .config import FORMAT, FORMAT_VERSION, LATENTS_FILE, BundleConfig
+from .config import FORMAT, FORMAT_VERSIONS, LATENTS_FILE, BundleConfig
 from .reading import (
     CARD_FILE,
     PREVIEW_FILE,
@@ -51,7 +53,7 @@ def save_bundle(
     config: BundleConfig | Mapping[str, Any],
     preview: bool = True,
     dtype: torch.dtype = torch.float16,
-    latents_dtype: torch.dtype = torch.float16,
+    latents_dtype: torch.dtype | None = None,
 ) -> Bundle:
     """Write a bundle and load it back.
 
@@ -70,7 +72,7 @@ def save_bundle(
             they do not describe the files (format, shapes, checksums).
         preview: draw `preview.png`, a row of images for each of the first ten classes.
         dtype: how the generator's weights are stored.
-        latents_dtype: how latents are stored, see `LatentSet.save`.
+        latents_dtype: how latents are stored, by default codes as codes and others as float16; see `LatentSet.save`.
 
     Raises:
         OSError: the disk is full; what was there is still there.
@@ -197,17 +199,20 @@ def _replace_folder(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _describe(generator: nn.Module, latents: LatentSet, folder: Path, latents_dtype: torch.dtype) -> dict[str, Any]:
+def _describe(
+    generator: nn.Module, latents: LatentSet, folder: Path, latents_dtype: torch.dtype | None
+) -> dict[str, Any]:
+    stored = latents.storage if latents_dtype is None else str(latents_dtype).removeprefix("torch.")
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSIONS[stored == CODES or isinstance(generator, Codec)],
         "package_version": package_version(),
         "generator": describe_generator(generator),
         "image": {"shape": list(as_generator(generator).image_shape), "range": "signed"},
         "latents": {
             "count": len(latents),
             "dim": latents.latent_dim,
-            "dtype": str(latents_dtype).removeprefix("torch."),
+            "dtype": stored,
         },
         "sha256": {file.name: sha256_of(file) for file in sorted(folder.iterdir())},
     }

@@ -14,10 +14,12 @@ from torch import nn
 
 from ..config import Above, AtLeast, AtMost, Between, check
 from ..images import unit_to_signed
+from .contract import ImageGenerator
 
 MAX_CODE = 127
 """Codes are integers of -127 to 127."""
 _PATCH = 8
+_SMALLEST_STEP = 2.0**-14  # of a weight; float16 holds it to ten bits
 _MAX_SIZE = 1 << 16  # of a number of classes in a file
 Width = Annotated[int, Between(1, 4096)]
 Blocks = Annotated[int, Between(0, 64)]
@@ -71,7 +73,7 @@ class CodecConfig:
         return self.image_channels, self.image_size, self.image_size
 
 
-class Codec(nn.Module):
+class Codec(ImageGenerator):
     """Decodes latents of integers to images and, where it has its encoder, encodes images.
 
     Called as `generator(latents, labels)`: latents `[N, latent_dim]`, integers in a float type, in the order of
@@ -101,6 +103,18 @@ class Codec(nn.Module):
     def arguments(self) -> dict[str, Any]:
         """JSON values that build it again."""
         return {**asdict(self.config), "encoder": self.encoder is not None}
+
+    @torch.no_grad()
+    def round_weights(self, steps_per_deviation: float = 8.0) -> None:
+        """Give every weight of the decoder a step, this fraction of the deviation of its output's weights.
+
+        The transform, whose sums pass to the image as they are, gets steps a quarter as wide.
+        """
+        for name, module in self.decoder.named_modules():
+            if isinstance(module, RoundedConv2d):
+                fraction = steps_per_deviation * (4 if name == "transform" else 1)
+                step = module.weight.flatten(1).std(dim=1) / fraction
+                module.weight_step.copy_(step.half().clamp(min=_SMALLEST_STEP).float()[:, None, None, None])
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         codes = latents.to(self.step.dtype).view(-1, self.config.channels, *self.config.map_size)

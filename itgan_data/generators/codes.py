@@ -180,7 +180,7 @@ class SymbolReader:
         """One symbol of each of the first lanes."""
         lanes = self._states[: len(tables)]
         slots = lanes & np.uint64(_TOTAL - 1)
-        symbols = self._symbol_at[(tables << PRECISION) + slots.astype(np.int64)]
+        symbols: npt.NDArray[np.uint8] = self._symbol_at[(tables << PRECISION) + slots.astype(np.int64)]
         spans = self._spans[tables * self._num_symbols + symbols]
         lanes >>= np.uint64(PRECISION)
         lanes *= spans >> np.uint64(_WORD)

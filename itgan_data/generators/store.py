@@ -26,8 +26,10 @@ from ..storage.files import (
 )
 from . import trusted
 from .biggan import BigGAN, BigGANConfig
+from .codec import Codec, CodecConfig
 from .contract import ImageGenerator, probe_images
 from .frozen import FrozenBigGAN
+from .packed_codec import check_packed_header, pack_codec, unpack_codec
 from .pixels import Pixels, build_pixels
 from .trusted import Trust
 
@@ -49,6 +51,8 @@ def describe_generator(generator: nn.Module) -> dict[str, Any]:
         raise ValueError("a BigGAN is stored in its frozen form; fold it first")
     if type(generator) is Pixels:
         return {"architecture": "pixels", "arguments": generator.arguments}
+    if type(generator) is Codec:
+        return {"architecture": "codec", "arguments": generator.arguments}
     if type(generator) is FrozenBigGAN:
         return {"architecture": "biggan", "arguments": asdict(generator.config)}
     description = trusted.describe(generator)
@@ -77,7 +81,7 @@ def build_generator(
         ValueError: another architecture, arguments it does not take, or tensors that do not fit.
     """
     outline = _outline(description, trust)
-    _check_shapes(outline, {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+    _check_header(outline, {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
     return _filled(outline, description, tensors)
 
 
@@ -90,7 +94,7 @@ def read_generator(folder: Path, config: Mapping[str, Any], *, trust: Trust = ()
     outline = _outline(config["generator"], trust)
     check_sha256(folder / WEIGHTS_FILE, config.get("sha256"))
     file = open_tensors(folder / WEIGHTS_FILE)
-    _check_shapes(outline, file.infos)
+    _check_header(outline, file.infos)
     names = _class_names(config, outline.num_classes)
     generator = _filled(outline, config["generator"], file.read())
     generator.class_names = names
@@ -119,9 +123,12 @@ def _outline(description: object, trust: Trust) -> ImageGenerator:
         return trusted.outline(trusted.find_trusted(architecture, trust), arguments)
     if architecture == "pixels":
         return build_pixels(arguments)
+    if architecture == "codec":
+        return _outline_codec(arguments)
     if architecture != "biggan":
         raise ValueError(
-            f"unknown architecture {reprlib.repr(architecture)}; expected 'biggan', 'pixels' or 'package.module:Class'"
+            f"unknown architecture {reprlib.repr(architecture)}; expected 'biggan', 'codec', 'pixels' or "
+            "'package.module:Class'"
         )
     try:
         config = from_json(BigGANConfig, arguments)
@@ -139,13 +146,29 @@ def _filled(
         raise ValueError(f"generator tensor {infinite[0]!r} holds values that are not finite")
     if trusted.is_import_path(description["architecture"]):
         return trusted.restore(type(outline), description["arguments"], tensors)
+    if isinstance(outline, Codec):
+        tensors = unpack_codec(outline, tensors)
     # Copies, because the tensors are mapped: a file cut short under them would end the process.
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
     outline.load_state_dict(copies, assign=True)
     return outline.to(memory_format=torch.channels_last)
 
 
-def _check_shapes(generator: nn.Module, tensors: Mapping[str, TensorInfo]) -> None:
+def _outline_codec(arguments: object) -> Codec:
+    try:
+        if not isinstance(arguments, Mapping) or type(encoder := arguments.get("encoder")) is not bool:
+            raise ValueError("encoder must be true or false")
+        config = from_json(CodecConfig, {name: value for name, value in arguments.items() if name != "encoder"})
+    except ValueError as error:
+        raise ValueError(f"the arguments of the generator are not those of a Codec ({error})") from error
+    with torch.device("meta"):
+        return Codec(config, encoder=encoder).eval().requires_grad_(False)
+
+
+def _check_header(generator: nn.Module, tensors: Mapping[str, TensorInfo]) -> None:
+    if isinstance(generator, Codec):
+        check_packed_header(generator, tensors, WEIGHTS_DTYPES)
+        return
     expected = generator.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         wanted = tuple(expected[name].shape) if name in expected else None
@@ -159,6 +182,9 @@ def _check_shapes(generator: nn.Module, tensors: Mapping[str, TensorInfo]) -> No
 
 def save_weights(path: Path, generator: nn.Module, *, dtype: torch.dtype) -> None:
     """Write parameters and buffers, those of floats in `dtype`."""
+    if type(generator) is Codec:
+        save_tensors(path, pack_codec(generator, dtype))
+        return
     tensors = generator.state_dict()
     # Copies, because a file holds no tensor twice and modules may share some.
     save_tensors(path, {k: v.to(dtype if v.is_floating_point() else v.dtype, copy=True) for k, v in tensors.items()})

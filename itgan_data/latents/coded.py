@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..config import from_json
+from ..generators.codes import Whole
 from ..generators.context import (
     NUM_FLAG_TABLES,
     NUM_PHASES,
@@ -15,7 +16,6 @@ from ..generators.context import (
     Codes,
     ContextModel,
     ContextShape,
-    Whole,
 )
 from ..generators.packing import pack_arrays, pack_tables, unpack_arrays, unpack_tables
 from ..storage.files import TensorInfo
@@ -36,8 +36,11 @@ TENSORS = {
 }
 """The tensors of a file, all of one dimension. Labels are there only where classes do not take turns."""
 
+COLUMNS = {"soft_labels", "source_index"}
+"""What a file of codes may hold besides, as any set of latents."""
+
 _OPTIONAL = {"labels_codes", "labels_tables"}
-_MAX_CODES = 1 << 32  # of a file, decoded: 4 GiB
+_MAX_CODES = 1 << 30  # of a file, decoded: 1 GiB
 _MAX_CLASSES = 127  # whose labels are coded as int8
 _VALUE_SHAPE = (NUM_SCALES * NUM_PHASES, NUM_SYMBOLS)
 _FLAG_SHAPE = (NUM_FLAG_TABLES, 2)
@@ -142,7 +145,7 @@ def check_coded_header(header: Mapping[str, TensorInfo]) -> None:
     Raises:
         ValueError: a missing or unknown tensor, or one of another type.
     """
-    for name in sorted(TENSORS.keys() | header.keys()):
+    for name in sorted(TENSORS.keys() | (header.keys() - COLUMNS)):
         info = header.get(name)
         if info is None and name in _OPTIONAL:
             continue

@@ -11,12 +11,13 @@ from .. import draws
 from ..draws import Stream
 from ..generators.contract import ImageGenerator
 from ..storage.files import TensorFile, all_finite, open_tensors
+from .coded import CODES, CodedRows, coded_tensors, read_coded
 from .files import StoredRows, encode, save_files, stored_files
 
 _SHARD_BYTES = 2**28  # a million float16 latents of width 128: a modest amount to hold in memory, or to send again
 _SUM_ERROR = 0.01  # of probabilities that were rounded: bfloat16 keeps 8 bits
 
-Matrix = torch.Tensor | StoredRows
+Matrix = torch.Tensor | StoredRows | CodedRows
 Column = TypeVar("Column")
 
 
@@ -44,7 +45,7 @@ class LatentSet:
     """Stored latents with their labels: the condensed data set.
 
     Args:
-        latents: floats `[N, latent_dim]`, in memory or left in their files (see `load`).
+        latents: floats `[N, latent_dim]`, in memory or left in their files (see `load`), or integers as codes.
         labels: int64 `[N]`; the class that conditions the generator.
         soft_labels: class probabilities `[N, num_classes]` that a classifier is to learn in place of the labels; each
             row sums to one. In memory or left in their files, as latents are.
@@ -100,6 +101,16 @@ class LatentSet:
         return None if self._soft_labels is None else self._soft_labels[:]
 
     @property
+    def coded(self) -> bool:
+        """Whether latents are integers that `save` writes as codes."""
+        return isinstance(self._latents, CodedRows)
+
+    @property
+    def storage(self) -> str:
+        """How `save` stores latents by default: `codes` or `float16`."""
+        return CODES if self.coded else "float16"
+
+    @property
     def latent_dim(self) -> int:
         return self._latents.shape[1]
 
@@ -148,7 +159,7 @@ class LatentSet:
     def select(self, indices: torch.Tensor) -> "LatentSet":
         """The latents at `indices` (int64 places or a boolean mask), in memory."""
         return LatentSet(
-            self._latents[indices],
+            _rows(self._latents, indices),
             self.labels[indices],
             soft_labels=None if self._soft_labels is None else self._soft_labels[indices],
             source_index=None if self.source_index is None else self.source_index[indices],
@@ -185,7 +196,7 @@ class LatentSet:
     def save(
         self,
         path: str | os.PathLike[str],
-        dtype: torch.dtype = torch.float16,
+        dtype: torch.dtype | None = None,
         *,
         max_shard_bytes: int = _SHARD_BYTES,
     ) -> None:
@@ -197,8 +208,9 @@ class LatentSet:
 
         Args:
             path: where to; an older set of that name is replaced.
-            dtype: how latents are stored. float32 is exact, float16 keeps 11 bits, int8 stores
-                `round(latents / scale)` with one symmetric scale a dimension and file, so errs by `scale / 2` at most.
+            dtype: how latents are stored; by default codes as codes, in one file, and floats as float16. float32 is
+                exact, float16 keeps 11 bits, int8 stores `round(latents / scale)` with one symmetric scale a dimension
+                and file, so errs by `scale / 2` at most.
             max_shard_bytes: the largest file to write, header apart; also what is held in memory at a time.
 
         Raises:
@@ -206,6 +218,10 @@ class LatentSet:
         """
         if max_shard_bytes < 1:
             raise ValueError(f"max_shard_bytes must be at least 1, got {max_shard_bytes}")
+        if dtype is None and isinstance(self._latents, CodedRows):
+            save_files(path, [{**coded_tensors(self._latents, self.labels), **self._columns(slice(None))}], 1)
+            return
+        dtype = dtype or torch.float16
         first_row = self._stored(slice(0, 1), dtype)
         row_bytes = sum(tensor.nbytes for name, tensor in first_row.items() if name != "latent_scale")
         num_files = math.ceil(len(self) / max(1, max_shard_bytes // row_bytes))
@@ -215,7 +231,11 @@ class LatentSet:
 
     def _stored(self, rows: slice, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """The tensors of a file that holds `rows`."""
-        tensors = {"labels": self.labels[rows], **encode(self._latents[rows], dtype)}
+        return {"labels": self.labels[rows], **encode(self._latents[rows], dtype), **self._columns(rows)}
+
+    def _columns(self, rows: slice) -> dict[str, torch.Tensor]:
+        """What is optional in a file that holds `rows`."""
+        tensors = {}
         if self._soft_labels is not None:
             tensors["soft_labels"] = self._soft_labels[rows]
         if self.source_index is not None:
@@ -248,7 +268,7 @@ def read_set(files: Sequence[TensorFile], *, mmap: bool = False) -> LatentSet:
         stored = LatentSet.concatenate(shards)
     except ValueError as error:
         raise ValueError(f"{files[0].path} and the shards after it do not belong together: {error}") from error
-    if mmap:
+    if mmap or stored.coded:
         return stored
     assert isinstance(stored._latents, StoredRows)
     return LatentSet(
@@ -275,6 +295,8 @@ def check_fit(latents: LatentSource, generator: ImageGenerator) -> None:
 
 
 def _check_floats(name: str, values: Matrix) -> None:
+    if isinstance(values, CodedRows):
+        return
     if isinstance(values, StoredRows):
         return  # its type was checked when it was opened, its values are as they are read
     if values.ndim != 2 or not values.is_floating_point() or values.numel() == 0:
@@ -312,14 +334,35 @@ def _all_or_none(name: str, columns: Sequence[Column | None]) -> list[Column]:
 def _join(name: str, matrices: Sequence[Matrix]) -> Matrix:
     if len(widths := {matrix.shape[1] for matrix in matrices}) > 1:
         raise ValueError(f"all parts must have {name} of one width, got {sorted(widths)}")
+    coded = [matrix for matrix in matrices if isinstance(matrix, CodedRows)]
+    if len(coded) == len(matrices) and len({id(matrix.context) for matrix in coded}) == 1:
+        return CodedRows(torch.cat([matrix.codes for matrix in coded]), coded[0].context)
     stored = [matrix for matrix in matrices if isinstance(matrix, StoredRows)]
     if len(stored) == len(matrices):
         return StoredRows.concatenate(stored)
     return torch.cat([matrix[:] for matrix in matrices])
 
 
+def _rows(matrix: Matrix, indices: torch.Tensor) -> Matrix:
+    """Some rows, in memory; codes stay codes."""
+    return matrix.select(indices) if isinstance(matrix, CodedRows) else matrix[indices]
+
+
+def _open_coded(file: TensorFile) -> LatentSet:
+    """The set in one file of codes, all of it in memory."""
+    tensors = file.read()
+    columns = {name: tensors.pop(name).clone() for name in ("soft_labels", "source_index") if name in tensors}
+    try:
+        rows, labels = read_coded(tensors)
+        return LatentSet(rows, labels, **columns)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from error
+
+
 def _open_set(file: TensorFile) -> LatentSet:
-    """The set in one file, its latents and soft labels left there."""
+    """The set in one file, its latents and soft labels left there, unless they are coded."""
+    if CODES in file.infos:
+        return _open_coded(file)
     if missing := {"latents", "labels"} - set(file.infos):
         raise ValueError(f"{file.path} has no {' and no '.join(sorted(missing))}; it is not a LatentSet file")
     latents = StoredRows.open(file, "latents")

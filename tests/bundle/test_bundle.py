@@ -278,7 +278,7 @@ def test_latents_that_cannot_be_used_are_refused(
     ("changes", "message"),
     [
         ({"format": "other"}, "format 'other', expected 'itgan-data-bundle'"),
-        ({"format_version": 2}, "format version 2, this release reads 1"),
+        ({"format_version": 3}, "format version 3, this release reads 1 to 2"),
         ({"sha256": None}, "no object 'sha256'"),
         ({"class_names": ["cat"]}, "name the generator's 3 classes"),
     ],

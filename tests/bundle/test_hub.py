@@ -198,9 +198,9 @@ class TestPull:
         self, published: LoopbackHub, folder: Path
     ) -> None:
         config = read_json(folder / "config.json")
-        write_json(folder / "config.json", config | {"format_version": 2})
+        write_json(folder / "config.json", config | {"format_version": 3})
         published.publish("org/name", folder)
-        with pytest.raises(ValueError, match="format version 2, this release reads 1"):
+        with pytest.raises(ValueError, match="format version 3, this release reads 1 to 2"):
             load_bundle("org/name")
         assert published.requested("safetensors") == []
 

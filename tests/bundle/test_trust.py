@@ -71,7 +71,7 @@ class TestConfiguration:
         ("keys", "value", "message"),
         [
             (("format",), "x" * 5000, "expected 'itgan-data-bundle'"),
-            (("format_version",), True, "format version True, this release reads 1; it is damaged"),
+            (("format_version",), True, "format version True, this release reads 1 to 2; it is damaged"),
             (("format_version",), 1.0, "format version 1.0"),
             (("generator",), [], "no object 'generator'"),
             (("generator", "architecture"), ["biggan"], "unknown architecture"),
@@ -127,9 +127,9 @@ class TestConfiguration:
         ],
     )
     def test_a_newer_format_says_what_to_install(self, folder: Path, writer: str | None, advice: str) -> None:
-        change(folder, 2, "format_version")
+        change(folder, 3, "format_version")
         change(folder, writer, "package_version")
-        assert refusal(folder).endswith(f"format version 2, this release reads 1; {advice}")
+        assert refusal(folder).endswith(f"format version 3, this release reads 1 to 2; {advice}")
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),

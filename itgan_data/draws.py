@@ -54,6 +54,13 @@ class Stream(enum.IntEnum):
     ENCODER_WEIGHTS = 27
     ENCODER_LATENTS = 28
     ENCODER_LABELS = 29
+    CODEC_WEIGHTS = 30
+    CODEC_ORDER = 31
+    """Images of a batch."""
+    CODEC_NOISE = 32
+    """The step that each image is coded with, and noise of the width of rounding."""
+    CODEC_FEATURES = 35
+    """Weights of the networks in whose maps images are compared."""
     CONTEXT_WEIGHTS = 33
     CONTEXT_BATCHES = 34
     POOL_WEIGHTS = 40

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "generators": BASE,
     "latents": BASE | {"generators"},
     "evaluation": BASE | {"datasets", "networks", "recipes", "running"},
-    "pretraining": BASE | {"augmentation", "datasets", "evaluation", "generators", "running"},
+    "pretraining": BASE | {"augmentation", "datasets", "evaluation", "generators", "networks", "recipes", "running"},
     "condense": BASE
     | {"augmentation", "datasets", "generators", "latents", "networks", "pretraining", "recipes", "running"},
     "bundle": BASE | {"generators", "latents"},

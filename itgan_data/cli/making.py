@@ -30,6 +30,8 @@ from ..images import LabeledImages, Normalization
 from ..latents.importers import import_latents, read_labels
 from ..latents.stored import LatentSet
 from ..pretraining import presets
+from ..pretraining.codec import CodecTrainer
+from ..pretraining.codec_config import CodecTrainerConfig
 from ..pretraining.config import GeneratorTrainerConfig
 from ..pretraining.gan import GeneratorTrainer
 from ..running.lock import workdir_lock
@@ -51,6 +53,7 @@ from .options import (
 from .running import LongCommand, process_group
 
 PRESETS = {"digits": presets.digits, "small": presets.small, "paper": presets.paper}
+CODEC_PRESETS = {"digits": presets.codec_digits, "small": presets.codec_small, "paper": presets.codec_paper}
 METHODS: dict[str, Callable[..., CondenserConfig]] = {
     "it-gan": methods.it_gan,
     "it-gan-gradient": methods.it_gan_gradient,
@@ -66,8 +69,20 @@ MONITOR = PoolConfig(num_networks=1, steps=800, snapshots=1)
 @click.command(cls=LongCommand)
 @data_option("Real images to imitate")
 @out_option("Where checkpoints, samples and the generator go.")
+@click.option(
+    "--method",
+    type=click.Choice(["gan", "codec"]),
+    default="gan",
+    show_default=True,
+    help="A GAN, or a codec: it encodes images to few bits and decodes them.",
+)
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True)
-@click.option("--config", "file", type=FILE, help="JSON with fields of GeneratorTrainerConfig, in place of a preset.")
+@click.option(
+    "--config",
+    "file",
+    type=FILE,
+    help="JSON with fields of GeneratorTrainerConfig, or of CodecTrainerConfig, in place of a preset.",
+)
 @flips_option
 @click.option(
     "--monitor",
@@ -80,6 +95,7 @@ MONITOR = PoolConfig(num_networks=1, steps=800, snapshots=1)
 def pretrain(
     data: str,
     out: Path,
+    method: str,
     preset: str,
     file: Path | None,
     flips: bool | None,
@@ -94,9 +110,17 @@ def pretrain(
 
     \b
     itgan-data pretrain --data digits --preset digits --out runs/generator
+    itgan-data pretrain --data cifar10 --method codec --out runs/codec
     torchrun --nproc-per-node 8 --no-python itgan-data pretrain --data cifar10 --preset paper --out runs/generator
     """
     real = load_images(open_dataset(data, "train"))
+    if method == "codec":
+        if monitor or weights:
+            raise click.UsageError("--monitor and --inception are for GANs; a codec's log says what it reaches")
+        _pretrain_codec(
+            real, out, preset, file, flips_of(flips, data), given(steps=steps, seed=seed), device, max_minutes
+        )
+        return
     config = _read_config(GeneratorTrainerConfig, file, {}) if file else PRESETS[preset](real.num_classes)
     config = replace(config, flips=flips_of(flips, data), **given(steps=steps, seed=seed))
     features = inception(weights, device=device) if weights else None
@@ -110,6 +134,25 @@ def pretrain(
     has_collapsed = trainer.monitor is not None and trainer.monitor.has_collapsed  # then the best one is in `out`
     if trainer.step < config.steps and not has_collapsed:
         raise OutOfTimeError(f"stopped at step {trainer.step} of {config.steps}; run again to go on")
+    click.echo(out)
+
+
+def _pretrain_codec(
+    real: LabeledImages,
+    out: Path,
+    preset: str,
+    file: Path | None,
+    flips: bool,
+    changes: Mapping[str, Any],
+    device: str,
+    max_minutes: float | None,
+) -> None:
+    """Train a codec and say where it is."""
+    config = _read_config(CodecTrainerConfig, file, {}) if file else CODEC_PRESETS[preset](real.num_classes)
+    trainer = CodecTrainer(replace(config, **changes), real, workdir=out, device=device, flips=flips)
+    trainer.run(max_minutes)
+    if trainer.step < trainer.config.steps:
+        raise OutOfTimeError(f"stopped at step {trainer.step} of {trainer.config.steps}; run again to go on")
     click.echo(out)
 
 

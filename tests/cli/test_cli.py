@@ -571,3 +571,24 @@ def test_info_shows_text_from_a_stranger_as_text(tmp_path: Path) -> None:
     write_json(bundle / "config.json", {**config, **strange, "image": {"shape": [], "range": "signed"}})
     text = done("info", bundle).stdout
     assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_a_codec_is_pretrained_and_goes_on_after_a_limit(tmp_path: Path) -> None:
+    sizes = {
+        "num_classes": 10,
+        "channels": 8,
+        "decoder_widths": [4, 4],
+        "decoder_blocks": [1, 1],
+        "encoder_widths": [4, 4, 4],
+    }
+    tiny = {"codec": sizes, "steps": 3, "batch_size": 4, "feature_width": 4, "feature_steps": 1, "feature_networks": 1}
+    config = config_file(tmp_path, "codec.json", {**tiny, "precision": "float32", "compile": False})
+    arguments = ("pretrain", "--data", "digits", "--method", "codec", "--config", config, "--out", tmp_path / "out")
+    result = done(*arguments)
+    assert result.stdout == f"{tmp_path / 'out'}\n"
+    codec = load_generator(tmp_path / "out" / "generator")
+    assert codec.latent_dim == 8 * 16
+    assert "| 3/3" in done(*arguments, "--steps", "3").stderr
+    refused = run(*arguments, "--monitor")
+    assert refused.exit_code == 2
+    assert "--monitor and --inception are for GANs" in refused.output

@@ -53,10 +53,10 @@ def paper(num_classes: int = 10) -> GeneratorTrainerConfig:
     return GeneratorTrainerConfig(generator=BigGANConfig(num_classes=num_classes), discriminator_steps=4)
 
 
-def codec_digits() -> CodecTrainerConfig:
+def codec_digits(num_classes: int = 10) -> CodecTrainerConfig:
     """A codec of scikit-learn's digits in about a minute on two cores."""
     return CodecTrainerConfig(
-        codec=CodecConfig(num_classes=10, channels=32, decoder_widths=(16, 16), decoder_blocks=(1, 1)),
+        codec=CodecConfig(num_classes=num_classes, channels=32, decoder_widths=(16, 16), decoder_blocks=(1, 1)),
         steps=600,
         feature_width=32,
         feature_steps=100,

@@ -15,6 +15,7 @@ from ..pretraining.context_fit import ContextFit, fit_context
 from ..pretraining.rate import default_groups
 
 _BATCH = 500  # images encoded at a time
+_MANY = 25_000  # images whose codes take megabytes, of which a context model of 60 kB saves more than it takes
 
 
 def decoder_at(codec: Codec, step: float) -> Codec:
@@ -31,6 +32,21 @@ def decoder_at(codec: Codec, step: float) -> Codec:
     return decoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
+def default_context(codec: Codec, count: int) -> ContextShape:
+    """A context model for the codes of so many images: the more there are, the larger a model repays its own bytes."""
+    config = codec.config
+    large = count >= _MANY
+    return ContextShape(
+        map_size=config.map_size,
+        groups=default_groups(config.channels),
+        num_classes=config.num_classes,
+        hidden=64 if large else 32,
+        group_hidden=48 if large else 24,
+        neighbor_channels=80 if large else 44,
+        own_channels=80 if large else 64,
+    )
+
+
 @torch.no_grad()
 def code_images(
     codec: Codec,
@@ -38,6 +54,7 @@ def code_images(
     *,
     step: float,
     fit: ContextFit,
+    shape: ContextShape | None = None,
     indices: torch.Tensor | None = None,
     precision: Precision = "float32",
     seed: int = 0,
@@ -50,6 +67,7 @@ def code_images(
         images: real ones.
         step: the width of quantisation; wider takes fewer bytes.
         fit: how the context model is learned.
+        shape: of the context model; by default one of `default_context`.
         indices: int64, which images; by default all.
         precision: what the encoder computes in.
         seed: of the context model.
@@ -71,11 +89,8 @@ def code_images(
             latents = codec.encode(unit_images.to(codec.step.device), labels)
         codes.append(latents.to("cpu", torch.int8))
     matrix, labels = torch.cat(codes), images.labels.cpu()[indices]
-    config = codec.config
-    shape = ContextShape(
-        map_size=config.map_size, groups=default_groups(config.channels), num_classes=config.num_classes
-    )
-    maps = matrix.view(-1, config.channels, *config.map_size)
+    shape = shape or default_context(codec, len(indices))
+    maps = matrix.view(-1, codec.config.channels, *codec.config.map_size)
     with torch.enable_grad():
         context = fit_context(shape, maps, labels, fit, seed=seed, progress=progress)
     return LatentSet(CodedRows(matrix, context), labels)

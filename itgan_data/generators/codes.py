@@ -21,7 +21,7 @@ _WORD = 16  # bits that a lane gives or takes at a time
 _LOWEST = 1 << _WORD  # of a state between two symbols; the highest is below 2**32
 _MAX_SYMBOLS = 256
 _MAX_LANES = 1 << 14
-_SYMBOLS_A_LANE = 4000  # even at half a bit each, the four bytes of a lane's state are below two per cent of its share
+_SYMBOLS_A_LANE = 12_000  # even at half a bit each, the four bytes of a state are below one per cent of their share
 
 
 class FrequencyTables:

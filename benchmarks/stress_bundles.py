@@ -35,7 +35,11 @@ import itgan_data
 from itgan_data.bundle.writing import Bundle, load_bundle, save_bundle
 from itgan_data.evaluation.results import environment
 from itgan_data.generators.biggan import BigGAN, BigGANConfig
+from itgan_data.generators.codec import Codec, CodecConfig
+from itgan_data.generators.context import ContextShape
+from itgan_data.latents.coded import CodedRows
 from itgan_data.latents.stored import LatentSet
+from itgan_data.pretraining.context_fit import ContextFit, fit_context
 from itgan_data.storage.files import read_json, sha256_of, write_json
 
 PACKAGE = str(Path(itgan_data.__file__).parent)
@@ -76,7 +80,7 @@ ODD = (
 
 
 def make_bundles(folder: Path) -> list[Path]:
-    """Small bundles with latents in float16, in int8, and in shards."""
+    """Small bundles with latents in float16, in int8, in shards, and as codes of a codec."""
     generator = BigGAN(BigGANConfig(num_classes=3, latent_dim=16, channels=(8, 8, 8))).eval()
     rng = torch.Generator().manual_seed(0)
     latents = LatentSet(torch.randn(12, 16, generator=rng), torch.arange(12) % 3, source_index=torch.arange(12))
@@ -86,7 +90,24 @@ def make_bundles(folder: Path) -> list[Path]:
     config = json.loads((folder / "shards" / "config.json").read_text())
     checksums = {file.name: sha256_of(file) for file in sorted((folder / "shards").glob("*.safetensors*"))}
     write_json(folder / "shards" / "config.json", config | {"sha256": checksums})
+    make_coded_bundle(folder / "codes")
     return sorted(folder.iterdir())
+
+
+def make_coded_bundle(folder: Path) -> None:
+    sizes = CodecConfig(
+        num_classes=3, image_size=16, channels=8, decoder_widths=(4, 4), decoder_blocks=(1, 1), encoder_widths=(4, 4, 4)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        codec = Codec(sizes, encoder=False)
+    codec.round_weights()
+    shape = ContextShape(map_size=(2, 2), groups=(3, 5), num_classes=3, hidden=4, group_hidden=4, first_flag=1)
+    codes = torch.randn(12, 32, generator=torch.Generator().manual_seed(0)).mul(2).round().to(torch.int8)
+    labels = torch.arange(12) % 3
+    context = fit_context(shape, codes.view(-1, 8, 2, 2), labels, ContextFit(steps=2))
+    latents = LatentSet(CodedRows(codes, context), labels, source_index=torch.arange(12))
+    save_bundle(folder, codec, latents, config=CONFIG, preview=False)
 
 
 def renew_checksums(folder: Path, base: Path) -> None:
@@ -168,7 +189,8 @@ def enlarge(folder: Path, rng: random.Random) -> None:
     arguments = config["generator"]["arguments"]
     choice = rng.randrange(6)
     if choice == 0:
-        arguments["channels"] = [huge] * len(arguments["channels"])
+        channels = arguments["channels"]
+        arguments["channels"] = [huge] * len(channels) if isinstance(channels, list) else huge
     elif choice == 1:
         arguments["channels"] = arguments["channels"] * min(huge, 10**6)
     elif choice in (2, 3):

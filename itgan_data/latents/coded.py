@@ -40,7 +40,7 @@ COLUMNS = {"soft_labels", "source_index"}
 """What a file of codes may hold besides, as any set of latents."""
 
 _OPTIONAL = {"labels_codes", "labels_tables"}
-_MAX_CODES = 1 << 30  # of a file, decoded: 1 GiB
+_MAX_CODES = 1 << 28  # of a file, decoded: 256 MiB
 _MAX_CLASSES = 127  # whose labels are coded as int8
 _VALUE_SHAPE = (NUM_SCALES * NUM_PHASES, NUM_SYMBOLS)
 _FLAG_SHAPE = (NUM_FLAG_TABLES, 2)

@@ -90,7 +90,7 @@ def make_bundles(folder: Path) -> list[Path]:
     config = json.loads((folder / "shards" / "config.json").read_text())
     checksums = {file.name: sha256_of(file) for file in sorted((folder / "shards").glob("*.safetensors*"))}
     write_json(folder / "shards" / "config.json", config | {"sha256": checksums})
-    make_coded_bundle(folder / "codes")
+    make_coded_bundle(folder / "with-codes")
     return sorted(folder.iterdir())
 
 

@@ -22,9 +22,12 @@ from ..evaluation.protocol import measure_normalization
 from ..generators.codec import Codec, quantize, quantize_straight_through
 from ..generators.store import save_generator
 from ..images import image_grid, signed_to_unit, unit_to_signed
-from ..running.checkpointer import Checkpointer
+from ..running.checkpoint import Checkpointer
+from ..running.lock import workdir_lock
+from ..running.shards import Shard
 from ..running.step_log import StepLog
-from ..running.stopping import TimeLimit, interrupt_held
+from ..running.stopping import TimeLimit, signals_held, stop_by
+from ..running.training import fill
 from ..storage.files import write_atomically
 from .codec_config import MAY_DIFFER, CodecTrainerConfig
 from .codec_state import CodecState
@@ -72,52 +75,62 @@ class CodecTrainer:
         if self.images.num_classes != config.codec.num_classes:
             raise ValueError(
                 f"the data set has {self.images.num_classes} classes and the codec is configured for "
-                f"{config.codec.num_classes}; set num_classes={self.images.num_classes}"
+                f"{config.codec.num_classes}; let its num_classes be {self.images.num_classes}"
             )
         self._flips = flips
         self._normalization = measure_normalization(self.images)
         work = {**asdict(config), "data": self.images.fingerprint, "flips": flips}
-        time_limit = TimeLimit(None, checkpoint_minutes=config.checkpoint_minutes, workdir=self.workdir)
-        self._checkpointer = Checkpointer(self.workdir / "checkpoint", work, time_limit, may_differ=MAY_DIFFER)
+        self._checkpointer = Checkpointer(
+            self.workdir / "checkpoint", work, minutes=config.checkpoint_minutes, may_differ=MAY_DIFFER
+        )
         self.state = CodecState(config, self.images, self.device)
-        self.step = self._resume()
-        self._log = StepLog(self.workdir / "log.jsonl", step=self.step)
+        with workdir_lock(self.workdir, Shard(1, 1)):  # the log of a run that goes on loses the lines after it
+            self.step = self._resume()
+            self._log = StepLog(self.workdir / "log.jsonl", step=self.step)
         self._features: list[Blocks] = []
         self._losses: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def run(self, max_minutes: float | None = None) -> Codec:
-        """Train until `config.steps`, or for about `max_minutes`, then write a checkpoint. So does Ctrl-C.
+        """Train until `config.steps`, or for about `max_minutes`, then write a checkpoint. So do Ctrl-C and SIGTERM.
 
         Returns:
             The moving average of the codec with its encoder, its weights rounded, at a step of 1.
 
         Raises:
             FloatingPointError: a loss is not finite; nothing is saved since the last checkpoint.
-            KeyboardInterrupt: Ctrl-C; all is saved.
+            KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM; all is saved.
+            RuntimeError: another run is at work in `workdir`; so does the constructor.
         """
-        time_limit = TimeLimit(max_minutes, checkpoint_minutes=self.config.checkpoint_minutes, workdir=self.workdir)
-        if self.config.feature_weight and not self._features:
-            self._features = feature_networks(
-                self.config,
-                self.images,
-                self._normalization,
-                self.workdir / "features",
-                device=self.device,
-                flips=self._flips,
-            )
-        with interrupt_held() as interrupted:
-            with tqdm(total=self.config.steps, initial=self.step, desc="codec", unit="step", smoothing=0.02) as bar:
-                while self.step < self.config.steps and not interrupted() and not time_limit.is_over():
-                    self._report(self.train_step(), bar)
-                    bar.update()
-                    if self._checkpointer.due():
-                        self.save()
-            self.save()
-            if interrupted():
-                raise KeyboardInterrupt
-        if self.step < self.config.steps:
-            logger.info("out of time at step %d of %d; run again to go on", self.step, self.config.steps)
-        return self.result()
+        time_limit = TimeLimit(max_minutes, self.workdir)
+        with workdir_lock(self.workdir, Shard(1, 1)):
+            if self.config.feature_weight and not self._features:
+                self._features = self._feature_networks()
+            with signals_held() as signal_that_came:
+                self._train(lambda: time_limit.is_over() or signal_that_came() > 0)
+                self.save()  # not after an error: the step it broke off would be saved half done
+                if number := signal_that_came():
+                    raise stop_by(number)
+            if self.step < self.config.steps:
+                logger.info("out of time at step %d of %d; run again to go on", self.step, self.config.steps)
+            return self.result()
+
+    def _train(self, is_over: Callable[[], bool]) -> None:
+        with tqdm(total=self.config.steps, initial=self.step, desc="codec", unit="step", smoothing=0.02) as bar:
+            while self.step < self.config.steps and not is_over():
+                self._report(self.train_step(), bar)
+                bar.update()
+                if self._checkpointer.due():
+                    self.save()
+
+    def _feature_networks(self) -> list[Blocks]:
+        return feature_networks(
+            self.config,
+            self.images,
+            self._normalization,
+            self.workdir / "features",
+            device=self.device,
+            flips=self._flips,
+        )
 
     def result(self) -> Codec:
         """The moving average as it is now, its weights rounded; written to `generator/` too."""
@@ -250,13 +263,12 @@ class CodecTrainer:
 
     def _resume(self) -> int:
         """Take the state from the checkpoint, if there is one; the steps done."""
-        found = self._checkpointer.load()
+        found = self._checkpointer.load(self.config.steps)
         if found is None:
             return 0
         if found.step > self.config.joint_steps:
             self.state.freeze_encoder()
-        for name, tensor in self.state.tensors().items():
-            tensor.copy_(found.tensors[name])
+        fill(self.state.tensors(), found.tensors)
         return found.step
 
 

@@ -132,7 +132,7 @@ def test_a_workdir_of_another_configuration_is_refused(tmp_path: Path, real_imag
 
 def test_a_data_set_of_other_classes_is_refused(tmp_path: Path, real_images: LabeledImages) -> None:
     config = replace(CONFIG, codec=replace(CONFIG.codec, num_classes=4))
-    with pytest.raises(ValueError, match="set num_classes=3"):
+    with pytest.raises(ValueError, match="let its num_classes be 3"):
         CodecTrainer(config, real_images, workdir=tmp_path, device="cpu")
 
 

@@ -144,7 +144,7 @@ DATASETS = {
     )
 }
 SPECS = ", ".join(row.name + row.place for row in DATASETS.values())
-"""How the known data sets are asked for."""
+"""The specs of all known data sets, for messages and help."""
 
 
 def parse_spec(spec: str) -> tuple[DatasetInfo, str]:

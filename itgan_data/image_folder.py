@@ -1,4 +1,4 @@
-"""Folders of images, a folder for each class, that are understood or refused."""
+"""Folders of images with one folder per class; what could mean two things is refused."""
 
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def _list(folders: Sequence[Path]) -> str:
 
 
 def _read_rgb(path: str) -> Image.Image:
-    """As torchvision reads images, but for those of more than 8 bits, which it makes white."""
+    """An image in RGB; values of more than 8 bits are scaled, where torchvision's loader would make them white."""
     try:
         with Image.open(path) as image:
             return to_pil(image_to_uint8(image)).convert("RGB")

@@ -51,7 +51,7 @@ def signed_to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 def image_to_uint8(image: Any) -> torch.Tensor:
-    """An image of any kind that users have as uint8 `[C, H, W]`, of one or three channels.
+    """Convert an image of any usual kind to uint8 `[C, H, W]`, of one or three channels.
 
     Args:
         image: PIL of any mode (16-bit grey is scaled, `F` must be unit, what is not grey becomes RGB); or a tensor
@@ -82,7 +82,7 @@ def image_to_uint8(image: Any) -> torch.Tensor:
 
 
 def _to_levels(image: torch.Tensor, white: int | None) -> torch.Tensor:
-    """Numbers as uint8; `white` is the largest one where something besides them says so."""
+    """Numbers as uint8; `white` is the number of white where the mode of the image gives it."""
     if image.dtype in (torch.uint8, torch.bool):
         return image if image.dtype == torch.uint8 else image.to(torch.uint8) * 255
     if image.is_complex():
@@ -116,7 +116,7 @@ def label_to_int(label: Any, num_classes: int | None = None) -> int:
     is_row = isinstance(value, (Sequence, np.ndarray, torch.Tensor)) and not isinstance(value, (str, bytes))
     raise ValueError(
         f"a label must be an integer, got {shown:.80}"
-        + ("; of one-hot labels give the argmax, of arrays with one element that" if is_row else "")
+        + ("; of one-hot labels give the argmax, of an array its one element" if is_row else "")
     )
 
 
@@ -172,7 +172,7 @@ class Normalization:
     def __post_init__(self) -> None:
         check(self)
         if len(self.mean) != len(self.std) or not self.mean:
-            raise ValueError(f"mean and std must have one value a channel, got {len(self.mean)} and {len(self.std)}")
+            raise ValueError(f"mean and std must have one value per channel, got {len(self.mean)} and {len(self.std)}")
 
     def standardize(self, images: torch.Tensor) -> torch.Tensor:
         """Take unit images `[..., C, H, W]` to `(images - mean) / std`."""
@@ -195,7 +195,7 @@ class ImageSource(Protocol):
     def unit_batch(self, indices: torch.Tensor, epoch: int, /) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit images `[B, C, H, W]` at `indices` `[B]`; a new epoch may make other images.
 
-        Labels are int64 `[B]`, or class probabilities `[B, num_classes]`, of which cross entropy takes either.
+        Labels are int64 `[B]`, or class probabilities `[B, num_classes]`, and cross entropy takes both.
         """
         ...
 
@@ -270,7 +270,7 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
         return LabeledImages(self.images[indices], self.labels[indices], self.class_names)
 
     def in_order_of(self, names: Sequence[str]) -> "LabeledImages":
-        """The same images with labels that are places in `names`: the same classes, maybe in another order.
+        """The same images, with labels renumbered to the order of `names`.
 
         Raises:
             ValueError: other classes, or an order that names which occur twice leave open.
@@ -300,7 +300,7 @@ class LabeledImages(Dataset[tuple[Image.Image, int]]):
 
 
 def __getattr__(name: str) -> Any:
-    """`load_images` and `open_dataset`, which are in `datasets`: they can be imported from here too."""
+    """`load_images` and `open_dataset` of `datasets` can be imported from here too."""
     if name in ("load_images", "open_dataset"):
         return getattr(importlib.import_module(".datasets", __package__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -79,9 +79,9 @@ def paper_recipe(epochs: int = 200, *, num_images: int = 50_000, batch_size: int
 
 
 def fast_recipe(steps: int = 2000, batch_size: int = 128, *, flip: bool = True) -> Recipe:
-    """One cycle with Nesterov momentum on crops and flips, for when thousands of updates must do.
+    """One cycle with Nesterov momentum on crops and flips, for a few thousand updates.
 
-    `flip` is off for images whose mirror images belong to no class, such as digits.
+    Set `flip=False` for images whose mirror images belong to no class, such as digits.
     """
     return Recipe(steps=steps, batch_size=batch_size, lr=0.05, nesterov=True, augmentation=CropFlip(flip=flip))
 

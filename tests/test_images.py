@@ -70,8 +70,8 @@ class TestNormalization:
     @pytest.mark.parametrize(
         ("mean", "std", "message"),
         [
-            ((0.5,), (0.1, 0.1), "one value a channel, got 1 and 2"),
-            ((), (), "one value a channel, got 0 and 0"),
+            ((0.5,), (0.1, 0.1), "one value per channel, got 1 and 2"),
+            ((), (), "one value per channel, got 0 and 0"),
             ((0.5, 0.5), (0.1, 0.0), "std must be positive"),
         ],
     )

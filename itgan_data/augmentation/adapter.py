@@ -1,4 +1,4 @@
-"""What training does with a batch: kornia's augmentations on unit images, standardizing, and ours after it."""
+"""Prepare a batch for training: kornia's augmentations on unit images, standardizing, and ours after it."""
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,7 @@ class Kornia:
         return f"Kornia({', '.join(map(_one_line, self.augmentations))}, then={self.then!r})"
 
     def __call__(self, unit: torch.Tensor, labels: torch.Tensor, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment unit images `[B, C, H, W]` and labels, of which int64 ones become soft where images are mixed."""
+        """Augment unit images `[B, C, H, W]`; where images are mixed, their int64 labels become soft."""
         with global_rng_seeded(seed, unit.device):  # kornia accepts no generator
             for part in self.augmentations:
                 if part in self.mixing:
@@ -61,14 +61,14 @@ class Kornia:
         return unit, labels
 
     def _mixed(self, labels: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
-        """By a mixture `[B, 3]`: an image's place in the batch, that of the image mixed in, and its share."""
+        """Mix labels by `mixture` `[B, 3]`: the place of an image, of the one mixed in, and the share of the latter."""
         soft = labels if labels.is_floating_point() else F.one_hot(labels, self.num_classes or -1)
         own, other = soft.to(mixture.dtype)[mixture[:, :2].long()].unbind(1)
         return torch.lerp(own, other, mixture[:, 2:])
 
 
 def _one_line(module: nn.Module) -> str:
-    """With the settings that kornia's repr leaves out, such as `n` and `m` of RandAugment: results are told by it."""
+    """A repr with the settings that kornia's leaves out, such as `n` and `m` of RandAugment: results depend on them."""
     settings = {name: value for name, value in vars(module).items() if isinstance(value, int | float)}
     return f"{' '.join(repr(module).split())} {settings}"
 

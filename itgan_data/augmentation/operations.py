@@ -83,7 +83,7 @@ def cutout(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 
 def scale(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Scale width and height apart by 1/1.2 .. 1.2, bilinear."""
+    """Scale width and height independently by 1/1.2 .. 1.2, bilinear."""
     factors = draws[:, :2] * (MAX_SCALE - 1 / MAX_SCALE) + 1 / MAX_SCALE
     scaled: torch.Tensor = _transform().scale(images, 1.0 / factors.to(images), align_corners=False)
     return scaled
@@ -132,7 +132,7 @@ def _resample(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -
 
 
 def _inside(draws: torch.Tensor, side: int, length: int, device: torch.device) -> torch.Tensor:
-    """Which of `side` positions a segment of `length` covers, its middle drawn over the side `[B, side]`."""
+    """Which of `side` positions a segment of `length` covers, `[B, side]`; its middle is drawn over the whole side."""
     first = (draws * (side + 1 - length % 2)).long() - length // 2
     distance = torch.arange(side, device=device) - first.to(device).unsqueeze(1)
     return (distance >= 0) & (distance < length)
@@ -176,9 +176,9 @@ def _operations(names: str) -> list[Operation]:
 
 @dataclass(frozen=True)
 class DSA:
-    """One operation of `strategy` an image, the first draw of its row says which.
+    """One operation of `strategy` per image, chosen by the first draw of its row.
 
-    Draws on the CPU keep a step on the GPU free of synchronisation. Leave `flip` out for digits.
+    Give draws on the CPU: draws on a GPU make every step wait for it. Leave `flip` out for digits.
     """
 
     strategy: str = "color_crop_cutout_flip_scale_rotate"

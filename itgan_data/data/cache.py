@@ -70,7 +70,7 @@ class ImageCache:
         return bool(self.made.all())
 
     def missing(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Those of `places` whose images were not put yet, each once."""
+        """The `places` whose images are not there yet, each once."""
         missing = places[~self.made[places]]
         return np.unique(missing) if len(missing) else missing
 

@@ -148,9 +148,9 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
         self._epoch.fill_(epoch)
 
     def make_all(self) -> None:
-        """Make all images that the cache is to hold now, rather than as they are asked for.
+        """Generate all images of the cache now, not when they are first read.
 
-        Worth a call where no process sees them all, as under a `DistributedSampler`, or where workers cannot
+        Useful where no process reads them all, as under a `DistributedSampler`, or where workers cannot
         generate, as on a GPU.
         """
         if self._generated is not None:
@@ -179,7 +179,7 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
 
     @property
     def _num_images(self) -> int:
-        """What indices are bounded by, also where a subclass has another `__len__`."""
+        """The bound of indices, even if a subclass has another `__len__`."""
         return len(self._data if self._generated is None else self._generated)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:

@@ -39,7 +39,7 @@ class SyntheticEnsemble(Dataset[tuple[Any, Any]]):
 
     Args:
         datasets: `SyntheticDataset`s or those derived from it, such as `ITGANCIFAR10`.
-        weights: how often each is drawn, up to a factor; equally often by default.
+        weights: how often each is drawn, relative to the others; equally often by default.
         seed: any integer.
 
     Raises:

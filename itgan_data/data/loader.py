@@ -85,7 +85,7 @@ class SyntheticLoader:
         return self._batches(epoch, first)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next `iter()` epoch number `epoch`; where a state of that epoch was loaded, its rest."""
+        """Make the next `iter()` yield epoch `epoch`, or the rest of it if a state of that epoch was loaded."""
         if epoch != self._start[0]:
             self._start = (epoch, 0)
         self._position = self._start

@@ -35,7 +35,7 @@ def read_curves(folder: str | os.PathLike[str]) -> dict[str, Curves]:
 
 
 def _add(curves: dict[str, dict[str, list[tuple[float, float]]]], line: dict[str, Any], unit: str) -> None:
-    """Put what a line of the log of `unit` says where it belongs."""
+    """Add the points of one line of the log of `unit`."""
     if "frechet_distance" in line:
         found = [("Fréchet distance", f"features of {line['network']}", line["frechet_distance"])]
     elif "loss" in line:

@@ -1,4 +1,4 @@
-"""Networks in whose features images are compared."""
+"""Networks that give the features in which images are compared."""
 
 import io
 import os
@@ -14,12 +14,12 @@ from ..images import uint8_to_unit, unit_to_uint8
 
 @dataclass(frozen=True, eq=False)
 class FeatureNetwork:
-    """A network whose features images are compared in.
+    """A network that gives the features in which images are compared.
 
     Args:
-        name: goes beside every number made with it, so it should tell the network and how well it was trained.
-        embed: takes unit images `[B, C, H, W]` to features `[B, d]`, with no image depending on its batch: a network
-            in evaluation mode, together with the normalisation that it expects.
+        name: written next to every number computed with it; says which network it is and how well it was trained.
+        embed: maps unit images `[B, C, H, W]` to features `[B, d]`, each image on its own: a network in evaluation
+            mode, after the normalization that it expects.
     """
 
     name: str

@@ -19,11 +19,11 @@ from ..images import check_labels, uint8_to_unit
 WeightMethod = Literal["A_mu", "A_sigma", "B", "C"]
 WEIGHT_METHODS: tuple[WeightMethod, ...] = get_args(WeightMethod)
 
-_BLOCK = 1024  # rows a side of a block of distances: 8 MB, and 50 MB for two blocks of 32 px images as float64
+_BLOCK = 1024  # rows and columns of a block of distances: 8 MB, and 50 MB for two blocks of 32 px images as float64
 _MIN_SPREAD = 1e-6  # relative; distances that differ by less are equal, up to rounding
 
 # The first three of the five scales of Wang, Simoncelli and Bovik, 2003, made to sum to one: at 32 px a fourth
-# scale would have 4 px a side.
+# scale would be 4 px wide.
 _SCALES = (0.0448, 0.2856, 0.3001)
 _BETAS = tuple(scale / sum(_SCALES) for scale in _SCALES)
 _MIN_SIDE = 12  # the third scale has a quarter of it, which must hold a window of 3 px
@@ -31,7 +31,7 @@ _MIN_SIDE = 12  # the third scale has a quarter of it, which must hold a window 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMetrics:
-    """Two sets of features compared; numbers of other networks or other counts are not to be set beside these."""
+    """Two sets of features compared. Numbers can be compared only for the same network and the same counts."""
 
     network: str
     """Whose features they are."""
@@ -67,8 +67,9 @@ def compare_features(
 def frechet_distance(real_features: torch.Tensor, synthetic_features: torch.Tensor) -> float:
     """`|mu_r - mu_g|^2 + tr(S_r + S_g - 2 (S_r S_g)^(1/2))` of the Gaussians with the moments of two sets.
 
-    It falls with the number of samples, so compare sets of equal counts. Computed in float64, through the symmetric
-    `S_r^(1/2) S_g S_r^(1/2)`, which has the eigenvalues of `S_r S_g` and real ones even where a covariance is singular.
+    It falls as the number of samples grows, so compare sets of equal size. Computed in float64, through the symmetric
+    `S_r^(1/2) S_g S_r^(1/2)`: its eigenvalues equal the eigenvalues of `S_r S_g`, and are real even if a covariance is
+    singular.
 
     Raises:
         ValueError: fewer than two samples, other numbers of features, or values that are not finite.
@@ -101,8 +102,8 @@ def precision_recall(
 ) -> tuple[float, float]:
     """Which share of one set lies in the other: precision (quality) and recall (coverage), both in [0, 1].
 
-    A point lies in a set when it is no farther from one of the set's points than that one's `neighbors`-th nearest
-    neighbour in the set. Both depend on the counts: compare sets of equal ones.
+    A point lies in a set if its distance to some point of the set is at most the distance from that point to its
+    `neighbors`-th nearest neighbour in the set. Both numbers depend on the counts, so compare sets of equal size.
 
     Raises:
         ValueError: no more than `neighbors` samples, other numbers of features, or values that are not finite.
@@ -127,7 +128,7 @@ def precision_recall(
 
 
 def ms_ssim(images: torch.Tensor, labels: torch.Tensor, *, pairs_per_class: int = 200, seed: int = 0) -> torch.Tensor:
-    """Likeness of images of the same class, by multi-scale structural similarity; the lower, the more diverse.
+    """Similarity of images of the same class, by multi-scale structural similarity; lower is more diverse.
 
     Three scales and a uniform window of 3 px, which fit images of 32 px. Other scales and windows give other scores
     (real CIFAR-10 has 0.105 here and 0.405 in the source), so compare with real images measured by this function. The
@@ -147,7 +148,7 @@ def ms_ssim(images: torch.Tensor, labels: torch.Tensor, *, pairs_per_class: int 
         ValueError: a class of one image, images too small, or labels that do not fit.
         RuntimeError: the extra `metrics` is not installed.
 
-    Source: Slim, "Boosting generative networks for incremental learning", 2020, section 4.3, with 200 pairs a class.
+    Source: Slim, "Boosting generative networks for incremental learning", 2020, section 4.3, with 200 pairs per class.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0 or min(images.shape[2:]) < _MIN_SIDE:
         raise ValueError(
@@ -183,7 +184,7 @@ def ms_ssim(images: torch.Tensor, labels: torch.Tensor, *, pairs_per_class: int 
 def nearest_neighbors(queries: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The nearest of `references` `[M, ...]` to each of `queries` `[N, ...]`: features, or images of any range.
 
-    Whether a generator copies shows when its images lie closer to the training images than held-out real images do.
+    A generator copies if its images lie closer to the training images than held-out real ones.
 
     Returns:
         Euclidean distances `[N]`, float64 in the unit of the values (exact for uint8), and indices `[N]`; of equally
@@ -224,7 +225,7 @@ def sample_weights(
     - `C`: w; in [0, 1), and 0 for the closest sample of each class.
 
     Returns:
-        float32 `[N]`. Classes differ in their sum, as in the source: divide by it where they are to be seen alike.
+        float32 `[N]`. The sum differs between classes, as in the source: divide by it for balanced classes.
 
     Raises:
         ValueError: an unknown method, labels or features that do not fit, a class without synthetic samples, or one
@@ -279,12 +280,12 @@ def _distance_blocks(queries: torch.Tensor, references: torch.Tensor) -> Iterato
 
 
 def _check_features(*, at_least: int, **sets: torch.Tensor) -> None:
-    """Refuse two sets, given under their names, that cannot be compared."""
+    """Refuse two sets that cannot be compared."""
     shapes = " and ".join(f"{name} {tuple(values.shape)}" for name, values in sets.items())
     if {values.ndim for values in sets.values()} != {2} or len({values.shape[1] for values in sets.values()}) > 1:
         raise ValueError(f"expected sets of equally many features [N, d], got {shapes}")
     if min(len(values) for values in sets.values()) < at_least:
-        raise ValueError(f"expected at least {at_least} samples a set, got {shapes}")
+        raise ValueError(f"expected at least {at_least} samples per set, got {shapes}")
     for name, values in sets.items():
         if not values.isfinite().all():
             raise ValueError(f"the {name} features hold values that are not finite; look at what made them")

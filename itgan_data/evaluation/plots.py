@@ -1,7 +1,7 @@
 """Pictures of training and of what came out of it, as PNG files that are whole or absent.
 
-The extra `plots` (matplotlib, scikit-learn) is imported on the first call of a function. Equal arguments give equal
-pictures; neither pyplot's global state nor the global RNG is touched.
+Every function imports the extra `plots` (matplotlib, scikit-learn) when called, and raises RuntimeError if it is not
+installed. Equal arguments give equal files; neither pyplot's global state nor the global RNG is touched.
 """
 
 import os
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 150
-MIN_POINTS = 4
-"""Of a t-SNE map."""
+MIN_POINTS = 4  # of a t-SNE map
 _PADDING = 2  # px between the images of a grid
-_MARKS = "o^sDvP*X<>"  # another one for every ten classes, as colours repeat then
+_MARKS = "o^sDvP*X<>"  # one for every ten classes, as colours repeat after ten
 _MAX_LEGEND = 20  # more curves than that are not told apart by colour anyway
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
@@ -40,7 +39,6 @@ def plot_training(path: str | os.PathLike[str], quantities: Mapping[str, Curves]
 
     Raises:
         ValueError: a quantity without curves, a curve without points, or values that are not finite.
-        RuntimeError: the extra `plots` is not installed.
     """
     for curves in quantities.values():
         _check_curves(curves)
@@ -68,14 +66,13 @@ def plot_preview(
         path: the PNG file.
         images: uint8 `[N, C, H, W]`.
         labels: int64 `[N]`, indices into `class_names`.
-        class_names: a row each, those without images left out.
+        class_names: one row each; classes without images are left out.
         columns: images in a full row.
         title: above the grid.
-        real_images: what each image stands for, uint8 `[N, C, H, W]`; shown below it.
+        real_images: the real image that each image stands for, uint8 `[N, C, H, W]`; shown below it.
 
     Raises:
         ValueError: no images, or labels or real images that do not fit.
-        RuntimeError: the extra `plots` is not installed.
     """
     _check_positive(columns=columns)
     _check_classes(images, labels, class_names)
@@ -108,7 +105,7 @@ def plot_neighbors(
     count: int = 20,
     columns: int = 10,
 ) -> None:
-    """Show synthetic images above their nearest real ones, those that are most alike first.
+    """Show synthetic images above their nearest real ones, the most similar pairs first.
 
     Args:
         path: the PNG file.
@@ -120,7 +117,6 @@ def plot_neighbors(
 
     Raises:
         ValueError: no images, or sets of other sizes.
-        RuntimeError: the extra `plots` is not installed.
     """
     _check_positive(count=count, columns=columns)
     if len(images) == 0 or images.shape != neighbors.shape or distances.shape != images.shape[:1]:
@@ -160,22 +156,21 @@ def plot_features(
     perplexity: float = 30.0,
     seed: int = 0,
 ) -> None:
-    """Draw a t-SNE map of real features beside that of synthetic ones, coloured by class.
+    """Draw t-SNE maps of real and of synthetic features side by side, coloured by class.
 
     Both sets are embedded together, so a place means the same in both panels.
 
     Args:
         path: the PNG file.
-        real_features, synthetic_features: `[N, d]` and `[M, d]`; a few hundred a class are enough.
+        real_features, synthetic_features: `[N, d]` and `[M, d]`; a few hundred per class are enough.
         real_labels, synthetic_labels: int64, indices into `class_names`.
         class_names: the legend.
-        network: whose features they are.
-        perplexity: about how many neighbours a point keeps close; of few points at most a third.
+        network: the name of the network that gave the features.
+        perplexity: about how many neighbours stay close to a point; at most a third of the points.
         seed: of the embedding.
 
     Raises:
         ValueError: too few points, features or labels that do not fit, or values that are not finite.
-        RuntimeError: the extra `plots` is not installed.
 
     Source: Slim, "Boosting generative networks for incremental learning", 2020, figure 1.
     """
@@ -223,7 +218,6 @@ def plot_weights(
 
     Raises:
         ValueError: too few points, weights that do not fit, or values that are not finite.
-        RuntimeError: the extra `plots` is not installed.
 
     Source: Slim, "Boosting generative networks for incremental learning", 2020, figure 2.
     """
@@ -271,8 +265,8 @@ def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:
     if Path(path).suffix != ".png":
         raise ValueError(f"expected a file name that ends in .png, got {path}")
     with write_atomically(path) as temporary:
-        # The layout has no room for labels beside an image of fixed proportions, and the name of matplotlib's version
-        # would tell equal pictures apart.
+        # The layout leaves no room for labels next to an image of fixed proportions: "tight" makes it. The version of
+        # matplotlib is left out of the file, so that equal pictures are equal bytes.
         figure.savefig(temporary, bbox_inches="tight", metadata={"Software": None})
 
 

@@ -41,7 +41,7 @@ def evaluate(
             are matched by name, or by number where the classes of a set are called "0", "1", ...
         network: a name of `networks.NETWORKS`, or a function from an rng to a fresh network.
         recipe: how to train.
-        seeds: each gives other initial weights, another order and other augmentations.
+        seeds: each gives different initial weights, order and augmentation.
         normalization: of the images; by default measured on up to 5,000 training images.
         device: by default the GPU, if there is one.
         progress: called after each update with the number of updates of this seed so far and the loss.

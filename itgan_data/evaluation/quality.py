@@ -1,4 +1,4 @@
-"""Sets of images beside real ones: how far, how varied, how recognisable, how close to copies. Rows of a table."""
+"""Sets of images compared with real ones: distance, diversity, recognisability, copies; as rows of a table."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from .protocol import as_source, evaluate
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Judge:
-    """A classifier trained on real images: whether it recognises others, and features to compare them in."""
+    """A classifier trained on real images, which tells whether it recognises other images and gives their features."""
 
     name: str
-    """Tells the network and how well it does on real images it has not seen."""
+    """The network and its accuracy on real images that it has not seen."""
     network: Classifier
     normalization: Normalization
-    """Takes unit images to what it was trained on."""
+    """Maps unit images to what the network was trained on."""
 
     def agreement(self, images: LabeledImages) -> float:
-        """Share, in [0, 1], of the images that it takes for what their labels say."""
+        """Share, in [0, 1], of the images that the classifier takes for their label."""
         return accuracy(self.network, images, self.normalization)
 
     @property
     def features(self) -> FeatureNetwork:
-        """What its linear layer reads, under its name."""
+        """What the linear layer reads, as features."""
         return FeatureNetwork(self.name, self._embed)
 
     def _embed(self, unit: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,7 @@ class ImageMetrics(FeatureMetrics):
     """Likeness within a class, the mean over the classes, in [0, 1]; see `metrics.ms_ssim`."""
     ms_ssim_std_over_classes: float
     agreement: float
-    """Share that a `Judge` takes for what their labels say, in [0, 1]."""
+    """Share that a `Judge` takes for their label, in [0, 1]."""
     nearest_real_median: float
     """Distance to the nearest training image in uint8 steps, Euclidean over all values; see `nearest_neighbors`."""
     nearest_real_minimum: float
@@ -66,7 +66,7 @@ def train_judge(
     device: str | torch.device | None = None,
     progress: Callable[[int, torch.Tensor], None] | None = None,
 ) -> Judge:
-    """Train a network on real images. Arguments and errors as of `evaluate`; the test images give it its name."""
+    """Train a network on real images; its name tells its accuracy on the test images. Arguments: see `evaluate`."""
     rng = draws.make_rng(seed, stream=Stream.CLASSIFIER)
     model = create_network(network, real_images.num_classes, image_shape=real_images.image_shape, rng=rng)
     (result,) = evaluate(
@@ -83,7 +83,7 @@ def train_judge(
 
 
 def equal_shares(dataset: Dataset[object], per_class: int, *, seed: int = 0) -> LabeledImages:
-    """`per_class` random images of each class of a data set, class after class; a generator makes no others.
+    """`per_class` random images of each class of a data set, class after class; no others are generated.
 
     Raises:
         ValueError: a class has fewer.
@@ -95,7 +95,7 @@ def equal_shares(dataset: Dataset[object], per_class: int, *, seed: int = 0) -> 
     sizes = [len(share) for share in shares]
     if (fewest := min(sizes)) < per_class:
         name = source.classes[sizes.index(fewest)]
-        raise ValueError(f"class {name!r} has {fewest} images, expected at least {per_class}; ask for fewer of a class")
+        raise ValueError(f"class {name!r} has {fewest} images, expected at least {per_class}; ask for fewer per class")
     unit, labels = source.unit_batch(torch.cat(shares), 0)
     return LabeledImages(unit_to_uint8(unit.cpu()), labels.cpu(), source.classes)
 
@@ -114,11 +114,11 @@ def measure_images(
         images: the set.
         nearest_real: `[N]`, the distances of `metrics.nearest_neighbors` to all real training images.
         real_features: `[M, d]` of as many real training images, by `features`.
-        features: whose features are compared.
-        judge: whose agreement is measured.
+        features: the network that gives the features.
+        judge: the classifier whose agreement is measured.
 
     Raises:
-        ValueError, RuntimeError: as of `metrics.compare_features` and `metrics.ms_ssim`.
+        ValueError, RuntimeError: see `metrics.compare_features` and `metrics.ms_ssim`.
     """
     compared = compare_features(real_features, features.features(images.images), network=features.name)
     similarity = ms_ssim(images.images, images.labels)
@@ -133,7 +133,7 @@ def measure_images(
 
 
 def metrics_table(rows: Mapping[str, ImageMetrics]) -> str:
-    """A Markdown table, one line a set; all rows have the same feature network."""
+    """A Markdown table, one line per set; all rows have the same feature network."""
     network = next(iter(rows.values())).network
     lines = [
         f"| set | Fréchet distance ({network}) | precision | recall | MS-SSIM x100 | agreement (%) | nearest real |",

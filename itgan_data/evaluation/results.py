@@ -17,7 +17,7 @@ from ..storage.files import differences, read_json, write_json
 
 @dataclass(frozen=True, kw_only=True)
 class SeedResult:
-    """One network, trained from nothing."""
+    """One network, trained from scratch."""
 
     seed: int
     """Of the initial weights, the order of the images and their augmentation."""
@@ -53,7 +53,7 @@ def summarize(results: Sequence[SeedResult]) -> Summary:
 
 
 def environment(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """What a measured number depends on beside the code: versions, processor, threads, GPU."""
+    """What a measured number depends on in addition to the code: versions, processor, threads, GPU."""
     device = torch.device(device)
     return {
         "python": platform.python_version(),
@@ -76,7 +76,7 @@ def _processor_name() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RowKey:
-    """What a row of a results table was made from; a row of another key is another row."""
+    """What a row of a results table was computed from; results with another key are never mixed with it."""
 
     num_images: int | None
     """Images in the training set; None for fresh images without end."""
@@ -133,7 +133,7 @@ class Results:
     def add(self, row: str, key: RowKey, result: SeedResult) -> None:
         """Keep a result and write the file; results of the row made from another key are dropped.
 
-        What another process has added meanwhile is kept: one may measure some rows, one others.
+        What another process added in the meantime is kept, so two processes may share the rows.
         """
         self._read()
         stored = self.rows.get(row)
@@ -146,7 +146,7 @@ class Results:
         write_json(self.path, {"settings": self.settings, "environment": self.environment, "rows": self.rows})
 
     def table(self, order: Sequence[str] = ()) -> str:
-        """A Markdown table, one line a row: those named in `order` first, the rest as they were added."""
+        """A Markdown table, one line per row: first the rows in `order`, then the rest as they were added."""
         lines = ["| training set | images | bytes | test accuracy (%) | seeds |", "|---|---:|---:|---:|---:|"]
         names = [name for name in order if name in self.rows]
         for name in [*names, *(name for name in self.rows if name not in names)]:

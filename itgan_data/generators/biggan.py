@@ -18,7 +18,7 @@ from .spectral import SpectralConv2d, SpectralLinear, normal_02
 
 MAX_WIDTH = 1 << 16  # classes, latent width, channels: far beyond any BigGAN
 MAX_BLOCKS = 7  # 512 px
-MAX_ATTENTION_SIZE = 64  # every pixel attends to a quarter of them: 4 M numbers an image
+MAX_ATTENTION_SIZE = 64  # every pixel attends to a quarter of them: 4 M numbers per image
 
 Upsampling = Literal["nearest", "bilinear"]
 
@@ -35,7 +35,7 @@ class BigGANConfig:
     shared_dim: Annotated[int, AtLeast(0), AtMost(MAX_WIDTH)] = 0
     """Width of the class embedding that all batch norms share; 0: each has tables of its own."""
     hierarchical: bool = False
-    """Split the latent into equal chunks: one for the first map, then one a block, which joins the shared embedding."""
+    """Split the latent into equal chunks: one for the first map, and one per block, next to the shared embedding."""
     attention_size: int = 0
     """Side in pixels of the block output that self-attention follows; 0: none."""
     upsampling: Upsampling = "nearest"
@@ -145,7 +145,7 @@ class SelfAttention(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """BN - ReLU - up - conv - BN - ReLU - conv, beside up - conv 1x1; then self-attention where the config has it.
+    """BN - ReLU - up - conv - BN - ReLU - conv, plus up - conv 1x1 of the input; then self-attention, if configured.
 
     The batch norms see labels `[N]`, or vectors `[N, width]` with a shared embedding (see `BigGAN.condition`). The 1x1
     convolution commutes with upsampling, so the shortcut is computed on the small map.
@@ -196,7 +196,7 @@ class BigGAN(nn.Module):
 
     Called as `generator(latents, labels)`: latents `[N, latent_dim]` float, labels `[N]` int64; returns signed
     images `[N, 3, H, W]`. In `train()` mode batch norm uses the batch's statistics, so images depend on each
-    other; use `inference.fold` for a frozen generator, whose images do not.
+    other; use `frozen.fold` for a frozen generator, whose images do not.
 
     Args:
         config: the shape.
@@ -227,7 +227,7 @@ class BigGAN(nn.Module):
         return images
 
     def condition(self, labels: torch.Tensor, chunk: torch.Tensor) -> torch.Tensor:
-        """What a block's batch norms see: labels, or the shared embedding of them beside the block's latents."""
+        """What a block's batch norms see: labels, or their shared embedding with the block's latents."""
         return labels if self.shared is None else torch.cat([F.embedding(labels, self.shared), chunk], dim=1)
 
 

@@ -1,4 +1,4 @@
-"""What the package asks of a generator, whoever wrote it: sizes that it states, and images that it makes."""
+"""What the package requires of any generator: the sizes it states, and the images it makes."""
 
 import itertools
 import reprlib
@@ -30,13 +30,13 @@ class ImageGenerator(nn.Module):
 
 
 def as_generator(module: nn.Module) -> ImageGenerator:
-    """The module itself, or what `DataParallel` or `DistributedDataParallel` wraps; it is known to state its sizes.
+    """The module, out of `DataParallel` or `DistributedDataParallel` if it is in one, after a check of its sizes.
 
     Raises:
-        ValueError: one of `latent_dim`, `num_classes` and `image_shape` is missing, or cannot be.
+        ValueError: one of `latent_dim`, `num_classes` and `image_shape` is missing or impossible.
     """
     while isinstance(wrapper := getattr(module, "_orig_mod", module), (nn.DataParallel, DistributedDataParallel)):
-        module = wrapper.module  # `_orig_mod` is what torch.compile wraps, and hands on the attributes of
+        module = wrapper.module  # torch.compile keeps the module in `_orig_mod` and hands its attributes on
     sizes = {name: getattr(module, name, None) for name in ("latent_dim", "num_classes", "image_shape")}
     shape = sizes["image_shape"]
     sides = shape if isinstance(shape, (tuple, list)) and len(shape) == 3 else (None,)
@@ -50,7 +50,7 @@ def as_generator(module: nn.Module) -> ImageGenerator:
 
 @torch.no_grad()
 def probe_images(module: nn.Module) -> torch.Tensor:
-    """A few signed images `[8, C, H, W]` of normal draws, made to see whether the module is of any use.
+    """Generate a few signed images `[8, C, H, W]` from normal draws, to see whether the module is of any use.
 
     Args:
         module: in evaluation mode.

@@ -45,7 +45,7 @@ class FrozenBigGAN(ImageGenerator):
 
 @torch.no_grad()
 def fold(generator: BigGAN) -> FrozenBigGAN:
-    """The frozen form of a trained generator; equal images up to rounding.
+    """Fold a trained generator into its frozen form, which makes equal images up to rounding.
 
     Evaluation-mode spectral norm divides by a constant, and batch norm on stored statistics is a gain and a bias,
     so both become part of plain weights. A shared embedding becomes part of every batch norm's own tables.
@@ -87,7 +87,7 @@ def _folded_norm(
         return {f"{name}.gain": gain, f"{name}.bias": bias}
     assert shared is not None
     gains, biases = norm.gain.normalized_weight().t(), norm.bias.normalized_weight().t()
-    width = shared.shape[1]  # of the rows; those of the chunk of latents follow
+    width = shared.shape[1]  # rows of the shared embedding; the rows of the chunk of latents follow
     gain, bias = _affine(norm, 1.0 + shared @ gains[:width], shared @ biases[:width])
     folded = {f"{name}.gain": gain, f"{name}.bias": bias}
     if len(gains) > width:

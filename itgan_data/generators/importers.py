@@ -138,7 +138,7 @@ def _config(tensors: _Tensors, constants: Mapping[str, Any]) -> BigGANConfig:
 
 
 def _adapt_biggan_pytorch(state: _Tensors) -> _Tensors:
-    kept = {name: tensor for name, tensor in state.items() if not name.endswith(".sv0")}  # computed anew from u0
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith(".sv0")}  # computed again from u0
     if "shared.weight" in kept:
         return kept
     return {re.sub(r"\.(gain|bias)\.weight$", r".\1", name): tensor for name, tensor in kept.items()}  # tables

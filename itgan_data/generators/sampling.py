@@ -23,9 +23,9 @@ def generate(
     dtype: torch.dtype | None = None,
     chunk: int | None = None,
 ) -> torch.Tensor:
-    """The images of all latents, with memory beside them for one chunk.
+    """Generate the images of all latents, in chunks that bound the memory in use.
 
-    The generator may be compiled in place before: `generator.compile()`, or
+    The generator may be compiled in place beforehand: `generator.compile()`, or
     `generator.compile(mode="reduce-overhead")`, which replays CUDA graphs.
 
     Args:
@@ -33,7 +33,7 @@ def generate(
         latents: `[N, latent_dim]` on the generator's device.
         labels: int64 `[N]`, there too.
         dtype: torch.bfloat16 or torch.float16 compute under autocast, others in the generator's own precision.
-        chunk: images a call; by default what fits the device (see `default_chunk`).
+        chunk: images per call; by default what fits the device (see `default_chunk`).
 
     Returns:
         Signed float32 images `[N, C, H, W]`.
@@ -60,10 +60,10 @@ def generate(
 
 
 def default_chunk(generator: nn.Module, device: torch.device) -> int:
-    """Images a call that use a device well.
+    """Images per call that keep a device busy.
 
-    A generator that does not say how large its `largest_map` of an image is, is taken for one of 256 channels at
-    full resolution.
+    A generator without `largest_map` (numbers in its largest map of features per image) is assumed to have 256 channels
+    at full resolution.
     """
     unknown = _CHANNELS_IF_UNKNOWN * math.prod(as_generator(generator).image_shape[1:])
     largest: int = getattr(generator, "largest_map", unknown)

@@ -8,7 +8,7 @@ SPECTRAL_EPS = 1e-8
 
 
 class SpectralNorm(nn.Module):
-    """A weight divided by its largest singular value, found by one power iteration a call.
+    """A weight divided by its largest singular value, found by one power iteration per call.
 
     In training the iteration's vector `u` is kept for the next call; in evaluation it is not, so the divisor is a
     constant. Source: Miyato et al., "Spectral normalization for generative adversarial networks", 2018.
@@ -70,7 +70,7 @@ class SpectralLinear(SpectralNorm):
 
 
 class SpectralEmbedding(SpectralNorm):
-    """A table of vectors, one a class, under spectral norm."""
+    """A table of vectors, one per class, under spectral norm."""
 
     def __init__(self, num_classes: int, dim: int, rng: torch.Generator) -> None:
         super().__init__((num_classes, dim), bias=False, rng=rng)

@@ -1,4 +1,4 @@
-"""Generators that are not of this package: named by their class, and built only of a class that the user trusts.
+"""Generators that are not of this package: named by their class, and built only if the user trusts that class.
 
 Nothing is ever imported because a file says so: the user passes the class itself.
 """
@@ -24,12 +24,12 @@ _IMPORT_PATH = re.compile(f"(?=.{{3,200}}$){_DOTTED}:{_DOTTED}")
 
 
 def is_import_path(architecture: object) -> TypeGuard[str]:
-    """Whether it is written as the name of a class is: "package.module:Class"."""
+    """Whether it has the form of a class's name, "package.module:Class"."""
     return isinstance(architecture, str) and _IMPORT_PATH.fullmatch(architecture) is not None
 
 
 def import_path(cls: type[nn.Module]) -> str:
-    """The name "package.module:Class" of a class; one of a script that is run is named as others would import it.
+    """The name "package.module:Class" of a class; in a running script, as other programs would import it.
 
     Raises:
         ValueError: no other program could import it.

@@ -20,7 +20,7 @@ _MAX_INT8 = 127
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _FileRows:
-    """The rows that one file has of a matrix."""
+    """The rows of a matrix that are in one file."""
 
     name: str
     path: Path
@@ -39,7 +39,7 @@ class _FileRows:
         row_bytes = self.width * self.stored_dtype.itemsize
         values = torch.empty(len(rows), self.width, dtype=self.stored_dtype)
         content = values.view(-1).view(torch.uint8).numpy().data
-        starts = [0, *((rows.diff() != 1).nonzero().flatten() + 1).tolist()]  # of runs that lie side by side
+        starts = [0, *((rows.diff() != 1).nonzero().flatten() + 1).tolist()]  # of runs of consecutive rows
         num_read = 0
         with io.BufferedReader(open(self.path, "rb", buffering=0), row_bytes) as file:
             for row, (start, stop) in zip(rows[starts].tolist(), pairwise([*starts, len(rows)]), strict=True):

@@ -1,4 +1,4 @@
-"""`FilteredLatents`: draws of which a classifier that was trained on real images recognises the image."""
+"""`FilteredLatents`: random latents whose images a classifier trained on real images recognises."""
 
 import logging
 
@@ -21,28 +21,29 @@ _HOPELESS_IN_ALL = 200  # the same of all classes, when the tries of an image ar
 
 
 class FilteredLatents(FreshSource):
-    """Draws of another source whose images a classifier takes for their label, with enough confidence.
+    """Latents of another source whose images a classifier takes for their label, with enough confidence.
 
     The source is asked for one candidate after another until the classifier's most probable class is the label and
-    has probability `min_probability`. The label belongs to the index, so a rejected candidate makes way for another
-    of its class and classes stay as balanced as they are in the source. After `max_tries` the candidate that was the
-    most probable one stands in.
+    has probability `min_probability`. A rejected candidate is followed by another of
+    the same label, so classes stay as balanced as in the source. After `max_tries` candidates the most probable one is
+    used.
 
     Candidate k of index i in an epoch is what the source gives i in its epoch `epoch * max_tries + k`, so the draw is
-    a function of (epoch, i) alone. Rounding, which may differ with the batch, can turn the decision on a candidate
+    a function of (epoch, i) alone. Rounding, which may differ with the batch, can change the decision on a candidate
     whose probability is within about 1e-5 of the threshold.
 
-    An image costs `1 / acceptance_rate` passes of generator and classifier, in every epoch, and then its own.
-    `LatentSet.drawn_from` pays once, for a fixed set; it is also the way to data set workers, which hold no GPU.
+    On average an image costs `1 / acceptance_rate` passes of generator and classifier in every epoch, and one of the
+    generator to make it. `LatentSet.drawn_from` pays this once, for a fixed set; use it with DataLoader workers, too,
+    which hold no GPU.
 
     Args:
         source: a fresh source such as `RandomLatents`.
-        generator: as for `SyntheticDataset`: the one that will make the images. It is set to evaluation.
+        generator: the one that will make the images, as for `SyntheticDataset`. It is set to evaluation.
         classifier: takes standardized images to logits `[B, num_classes]`; trained on real images (see
             `train_classifier`). It is set to evaluation, and runs where its parameters are.
-        normalization: that of the classifier.
+        normalization: of the images that the classifier takes.
         min_probability: in [0, 1]; 0 asks for no more than the right class.
-        max_tries: candidates an index.
+        max_tries: candidates per index, at most.
         dtype: torch.bfloat16 or torch.float16 generate under autocast: what the data set will do.
 
     Raises:
@@ -85,9 +86,9 @@ class FilteredLatents(FreshSource):
         self.num_tried = _shared_counts(self.num_classes)
         """Candidates of each class that were judged so far, by this process and the data set workers it started."""
         self.num_accepted = _shared_counts(self.num_classes)
-        """Those of them that were accepted."""
+        """How many of them were accepted."""
         self.num_given_up = _shared_counts(self.num_classes)
-        """Draws of each class for which none was, so that the best one stands in."""
+        """Draws of each class without an accepted candidate, for which the most probable one is used."""
 
     def __repr__(self) -> str:
         return f"FilteredLatents({self.source!r}, min_probability={self.min_probability}, max_tries={self.max_tries})"
@@ -173,12 +174,12 @@ class FilteredLatents(FreshSource):
 
 
 def check_filter(latents: LatentSource, generator: nn.Module) -> None:
-    """Refuse latents, or the sources they are made from, that were chosen by the images of another generator.
+    """Refuse `FilteredLatents`, alone or inside other sources, that were made for another generator.
 
     Generators are compared by a few images: one that was folded, or loaded a second time, is not another one.
 
     Raises:
-        ValueError: they were.
+        ValueError: they were made for another generator.
     """
     for name in ("source", "other"):  # of jittered and mixed latents
         if (inner := getattr(latents, name, None)) is not None:

@@ -1,4 +1,4 @@
-"""Latents that change with the epoch: drawn anew, learned ones jittered, or learned and drawn ones mixed.
+"""Latents that change with the epoch: random ones, learned ones with noise, or a mixture of both.
 
 Each is a `LatentSource` like any other and may be made of others. What an index gets is a function of
 (seed, epoch, index) alone; its label is the same in every epoch. `LatentSet.drawn_from` stores one epoch.
@@ -26,7 +26,7 @@ class FreshSource:
 
 
 class RandomLatents(FreshSource):
-    """Normal latents drawn anew every epoch, for training on a stream of GAN samples.
+    """Normal latents, drawn again every epoch, for training on a stream of GAN samples.
 
     Classes are balanced: index i has label `i % num_classes`, unless labels are given.
 
@@ -36,7 +36,7 @@ class RandomLatents(FreshSource):
         num_classes: number of classes of the generator.
         truncation: draw from the normal distribution restricted to [-truncation, truncation] (BigGAN's
             truncation trick); less is cleaner and less varied.
-        labels: int64 `[size]`; those of learned latents, to go with them in `MixedLatents`.
+        labels: int64 `[size]`, such as the labels of learned latents to mix with in `MixedLatents`.
         seed: any integer.
 
     Raises:
@@ -115,7 +115,7 @@ class JitteredLatents(FreshSource):
 
 
 class MixedLatents(FreshSource):
-    """Learned latents of which every epoch replaces some, other ones each time, by those of a second source.
+    """Learned latents, some of which are replaced by latents of a second source, others in every epoch.
 
     Args:
         source: learned latents, or any others.

@@ -8,7 +8,7 @@ from ..storage.files import read_text
 from ..storage.torch_files import read_torch_file
 from .stored import LatentSet
 
-_NAMES = ("z_eff_all", "z_inverse_all")  # IT-GAN's own latents, and those of its inversion
+_NAMES = ("z_eff_all", "z_inverse_all")  # IT-GAN's own latents, and its inversion's
 _MAX_LABEL = 10  # characters of a line
 
 
@@ -34,13 +34,13 @@ def import_latents(path: str | os.PathLike[str], labels: torch.Tensor) -> Latent
         raise ValueError(f"{path} must hold latents as a float tensor [N, latent_dim], got {_kind(latents)}")
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
         raise ValueError(
-            f"labels must be an int64 tensor [{len(latents)}], one a latent in torchvision's train order, "
+            f"labels must be an int64 tensor [{len(latents)}], one per latent in torchvision's train order, "
             f"got {_kind(labels)}"
         )
     if len(labels) != len(latents):
         raise ValueError(
             f"{path} has {len(latents)} latents and there are {len(labels)} labels; "
-            "give those of all training images in torchvision's order"
+            "give the labels of all training images in torchvision's order"
         )
     try:
         return LatentSet(latents.float(), labels, source_index=torch.arange(len(latents)))
@@ -49,7 +49,7 @@ def import_latents(path: str | os.PathLike[str], labels: torch.Tensor) -> Latent
 
 
 def read_labels(path: str | os.PathLike[str]) -> torch.Tensor:
-    """Read labels for `import_latents` from a text file: one number a line, in torchvision's train order.
+    """Read labels for `import_latents` from a text file: one number per line, in torchvision's train order.
 
     A byte-order mark and empty lines at the end are passed over.
 
@@ -63,7 +63,7 @@ def read_labels(path: str | os.PathLike[str]) -> torch.Tensor:
     try:
         lines = read_text(path).rstrip().splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file; expected one label a line, such as 6") from error
+        raise ValueError(f"{path} is not a text file; expected one label per line, such as 6") from error
     for number, line in enumerate(lines, start=1):
         if not (line.strip().isdecimal() and len(line) < _MAX_LABEL):
             raise ValueError(f"line {number} of {path} must be a label, such as 6, got {line!r:.40}")

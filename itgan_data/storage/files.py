@@ -55,7 +55,7 @@ def check_writable(path: str | os.PathLike[str], *, folder: bool) -> None:
 
     Args:
         path: where a file will be, or a folder.
-        folder: which of both.
+        folder: which of the two.
 
     Raises:
         ValueError: something else is there, or nothing can be written.
@@ -66,7 +66,7 @@ def check_writable(path: str | os.PathLike[str], *, folder: bool) -> None:
             raise ValueError(f"{path} is a {'file; expected a folder' if folder else 'folder; expected a file'}")
         places = (path, *path.absolute().parents) if folder else path.absolute().parents
         nearest = next(place for place in places if place.exists())
-        # A name like those of temporary files beside it, as a longer one may be too long.
+        # Named as `write_atomically` names its temporary files, as a longer name may be too long.
         with tempfile.TemporaryDirectory(prefix=f".{path.name}." if nearest != path else None, dir=nearest):
             pass
     except OSError as error:
@@ -97,7 +97,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
 def full_disk_named(path: str | os.PathLike[str]) -> Iterator[None]:
     """Around code that writes `path`: whatever reports a full disk, it becomes an OSError of one line.
 
-    Errors of safetensors are no OSErrors, and those of `shutil.copytree` have no number: both have it in their text.
+    Errors of safetensors are no OSErrors, and errors of `shutil.copytree` have no number; both have it in their text.
     """
     try:
         yield
@@ -244,12 +244,12 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file. Errors as for `open_tensors`."""
+    """All tensors of a safetensors file. Raises: see `open_tensors`."""
     return open_tensors(path).read()
 
 
 def disguise(path: Path) -> str | None:
-    """What a file is that a failed download has left in place of tensors, and what to do; None for any other file."""
+    """What a failed download has left in place of a file of tensors, and what to do; None for any other file."""
     with open(path, "rb") as file:
         start = file.read(256).lstrip().lower()
     if not start:
@@ -262,9 +262,9 @@ def disguise(path: Path) -> str | None:
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the data begin, and the header, for what the library does not ask.
+    """Where the data begin, and the header, for two checks that safetensors does not make.
 
-    It reads headers of up to 100 MB and takes the last of equal keys, where another reader may take the first.
+    It accepts headers of 100 MB, and takes the last of equal keys, where another reader may take the first.
 
     Source: the format's description at https://github.com/huggingface/safetensors#format.
     """

@@ -103,7 +103,7 @@ class TestConfiguration:
             (("class_names",), ["cat", "dog", 3], "each of class_names must be text, got 3"),
             (("class_names",), ["cat"] * 10**4, "must name the generator's 3 classes, got 10000"),
             (("normalization", "mean"), [0.5, True, 0.5], "each of mean must be a finite number, got True"),
-            (("normalization", "std"), [0.2], "mean and std must have one value a channel"),
+            (("normalization", "std"), [0.2], "mean and std must have one value per channel"),
             (("normalization", "std"), [0.2, 0.2, -0.2], "each of std must be positive, got -0.2"),
             (("normalization",), {"mean": [0.5], "std": [0.2]}, "must have the 3 channels"),
             (("dataset",), None, "dataset must be text, got None"),

@@ -118,7 +118,7 @@ def test_compared_features_carry_the_name_of_their_network_and_the_counts() -> N
     ("real", "synthetic", "message"),
     [
         (torch.zeros(5, 3), torch.zeros(5, 4), r"equally many features .* \(5, 3\) and \w+ \(5, 4\)"),
-        (torch.zeros(5, 3), torch.zeros(0, 3), "at least . samples a set, got"),
+        (torch.zeros(5, 3), torch.zeros(0, 3), "at least . samples per set, got"),
         (torch.zeros(5, 3), torch.full((5, 3), torch.nan), "hold values that are not finite"),
     ],
     ids=["other features", "empty", "nan"],
@@ -132,9 +132,9 @@ def test_features_that_cannot_be_compared_are_refused(
 
 
 def test_too_few_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least 2 samples a set, got real \(1, 3\) and synthetic \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"at least 2 samples per set, got real \(1, 3\) and synthetic \(5, 3\)"):
         frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
-    with pytest.raises(ValueError, match="at least 4 samples a set"):
+    with pytest.raises(ValueError, match="at least 4 samples per set"):
         precision_recall(torch.zeros(5, 3), torch.zeros(3, 3), neighbors=3)
     with pytest.raises(ValueError, match="neighbors must be at least 1, got 0"):
         precision_recall(torch.zeros(5, 3), torch.zeros(5, 3), neighbors=0)

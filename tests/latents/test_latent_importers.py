@@ -46,7 +46,7 @@ def test_those_of_the_inversion_in_half_precision(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (LABELS[:-1], "has 500 latents and there are 499 labels; give those of all training images"),
+        (LABELS[:-1], "has 500 latents and there are 499 labels; give the labels of all training images"),
         (LABELS[:0], "has 500 latents and there are 0 labels"),
         (LABELS.float(), r"labels must be an int64 tensor \[500\].*got torch\.float32 \[500\]"),
         (LABELS.view(2, 250), r"labels must be an int64 tensor \[500\].*got torch\.int64 \[2, 250\]"),

@@ -43,30 +43,30 @@ __all__ = ["Condenser", "OutOfTimeError", "Shard", "WorkUnit"]
 
 
 class Condenser:
-    """Learns latents whose images teach networks what the real images would.
+    """Learns latents whose images train networks as well as the real images do.
 
-    It combines four parts: latents, a generator that turns them into images, an objective, and a source of embedding
-    networks. The methods of the literature are choices of these (see `methods`).
+    Four parts work together: latents, a generator that turns them into images, an objective, and a source of embedding
+    networks. The published methods are choices of these (see `methods`).
 
-    The work has stages: a pool of trained networks, the latents to start from, then units of latents that are learned
-    independently. `workdir` keeps every finished stage, and every few minutes the one that is being worked on. Random
-    numbers depend only on (seed, group, class, step). So a run that was killed goes on when it is started again, and
-    ends with the same latents as one that was not.
+    There are three stages: a pool of networks is trained, initial latents are found, and units of latents are learned
+    independently. `workdir` keeps finished stages, and the current one is saved every few minutes. Random numbers
+    depend only on (seed, group, class, step), so a run that was killed ends, when it is started again, with the
+    latents of an uninterrupted run.
 
     Args:
-        generator: any module called as `generator(latents, labels) -> signed images`, with `latent_dim`, `num_classes`
-            and `image_shape`; it is left as it is. If it has `encode(unit_images, labels) -> latents`, inversion is
-            that, else an encoder is trained and Adam does the rest.
-        real_dataset: anything torchvision-like; read into memory once.
+        generator: any module called as `generator(latents, labels) -> signed images`, with attributes `latent_dim`,
+            `num_classes` and `image_shape`; it is not changed. Its `encode(unit_images, labels) -> latents` is used
+            for inversion if there is one; otherwise an encoder is trained, and Adam refines what it predicts.
+        real_dataset: a torchvision-like data set; read into memory once.
         config: how to condense.
-        workdir: where the stages are kept; without one they are lost with the object. One run works there at a time,
-            alone or with its ranks or shards.
+        workdir: folder of checkpoints and results; by default a temporary one, removed with this object. One run works
+            there at a time, alone or with its ranks or shards.
         device: by default CUDA where there is one.
 
     Raises:
-        ValueError: a generator whose images are not finite or do not depend on its latents, images or classes that do
-            not fit it, too few images in a class, or a workdir with units of work of another run.
-        RuntimeError: `tensorboard` without TensorBoard.
+        ValueError: the generator's images are not finite or do not depend on its latents, the data set does not fit
+            the generator, a class has too few images, or `workdir` holds units of another configuration.
+        RuntimeError: `config.tensorboard` is set, but TensorBoard is not installed.
     """
 
     def __init__(
@@ -102,31 +102,31 @@ class Condenser:
         self._team = self._team_of(Shard.of_this_process(), None)
 
     def run(self, max_minutes: float | None = None) -> LatentSet:
-        """Do what is left to do.
+        """Condense the data set, starting from what `workdir` holds already.
 
-        Under torchrun, or in a process group, the ranks share the work out: unit k is learned by rank k % WORLD_SIZE,
-        and so are the networks of the pool and the chunks of images to invert. They wait for each other by looking
-        into `workdir`, so all have to see the same one. A rank that dies is started again with the others
-        (`torchrun --max-restarts 3`), and each goes on from its own checkpoints::
+        Under torchrun, or in a process group, rank k % WORLD_SIZE learns unit k; the networks of the pool and the
+        chunks of images to invert are divided in the same way. Ranks wait for each other's files in `workdir`, so all
+        must see the same folder. A rank that dies is restarted with the others (`torchrun --max-restarts 3`), and each
+        goes on from its own checkpoints::
 
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             latents = Condenser(generator, real_images, config, workdir="runs/work", device=device).run()
 
         Args:
-            max_minutes: raise `OutOfTimeError` about then, with the work saved. Under torchrun catch it and end with
-                exit status 0: another one makes it stop or restart the other ranks.
+            max_minutes: after about this time, save and raise `OutOfTimeError`. Under torchrun catch it and end with
+                exit status 0: at any other status torchrun stops or restarts the other ranks.
 
         Returns:
-            The learned latents on the CPU, in a fixed random order of classes, with the real image each stands
-            for in `source_index`, the same on every rank. They are also in `workdir/latents.safetensors`, and those
-            that matching started from in `workdir/inversion.safetensors`, both in float32 and written by rank 0.
+            The learned latents on the CPU, in a fixed random order, the same on every rank; `source_index` is the real
+            image that each stands for. Rank 0 also writes them to `workdir/latents.safetensors`, and the initial
+            latents to `workdir/inversion.safetensors`, both in float32.
 
         Raises:
             OutOfTimeError: `max_minutes` are over; run again to go on.
-            ValueError: `workdir` holds work of another configuration, or `band` holds no network.
-            FloatingPointError: a loss, a latent or a network is not finite, or a loss exploded.
-            KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM; in the middle of a stage, its last step is saved.
-            RuntimeError: another run is at work in `workdir`.
+            ValueError: `workdir` holds work of another configuration, or no network lies in `band`.
+            FloatingPointError: a loss, latent or weight is not finite, or a loss exploded.
+            KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM; the last step is saved.
+            RuntimeError: another run works in `workdir`.
         """
         if self.config.steps:
             self._warn_if_idle(Shard.of_this_process())
@@ -135,37 +135,34 @@ class Condenser:
             return self._join(self._learned())
 
     def prepare(self, max_minutes: float | None = None) -> LatentSet:
-        """Do what is left of the stages before matching: the pool of networks, and the latents to start from.
+        """Do the stages before matching: train the pool of networks, and find the initial latents.
 
-        What `run` begins with, and what has to be done before `run_shard`. Arguments and errors as for `run`; ranks
-        share this work too.
+        `run` begins with this, and `run_shard` requires it. For arguments and errors see `run`.
 
         Returns:
-            The latents that matching starts from, class after class; also in `workdir/inversion.safetensors`.
+            The initial latents, sorted by class; also written to `workdir/inversion.safetensors`.
         """
         with self._working(max_minutes):
             return self._prepared()
 
     def run_shard(self, shard: Shard | str, max_minutes: float | None = None) -> None:
-        """Learn one of several shares of the units, for the jobs of an array; `merge` joins what they have learned.
+        """Learn one share of the units, as one job of an array; `merge` joins what the jobs have learned.
 
-        The jobs run at the same time or one after the other, in any order, and wait for nothing::
+        Jobs may run at the same time or one after the other, in any order; none waits for another::
 
             Condenser(..., workdir="runs/work").prepare()             # one job, before the others
             Condenser(..., workdir="runs/work").run_shard("3/16")     # sixteen jobs, from 1/16 to 16/16
             latents = Condenser(..., workdir="runs/work").merge()     # one job, after them
 
-        The preparation has a job of its own: jobs of an array cannot agree on which of them does it. One that waited
-        might hold the place of the one it waits for, and not every shared file system has locks that end with a job.
-
         Args:
-            shard: which, such as "3/16", counted from 1.
-            max_minutes: as for `run`.
+            shard: such as "3/16", counted from 1.
+            max_minutes: see `run`.
 
         Raises:
-            OutOfTimeError, FloatingPointError: as for `run`.
-            ValueError: as for `run`; there is no such shard; or `prepare` was not run before.
+            ValueError: there is no such shard, or `prepare` was not run before. For other errors see `run`.
         """
+        # Preparing is a job of its own: a job that waited for another one could hold the very node which that one
+        # needs, and not every shared file system has locks that end with their job.
         shard = Shard.parse(shard) if isinstance(shard, str) else shard
         self._warn_if_idle(shard)
         with self._working(max_minutes, shard):
@@ -173,22 +170,22 @@ class Condenser:
             Team(shard, self._team.time_limit).make_own(units, self.config.steps, lambda k: self._learn(k, units[k]))
 
     def merge(self) -> LatentSet:
-        """Join what all shards have learned; returned and kept as by `run`.
+        """Join what all shards have learned; returns and writes what `run` does.
 
         Raises:
-            ValueError: units are not finished, and which; or `workdir` holds work of another configuration.
+            ValueError: some units are not finished, or `workdir` holds work of another configuration.
         """
         self._team = self._team_of(None, None)
         return self._join(self._learned())
 
     @property
     def work_units(self) -> list[WorkUnit]:
-        """The work after the start in the order in which `run` joins it: the blocks of a group one after the other."""
+        """The units that are learned independently, in order: all blocks of the first group, then of the second."""
         return units_of(self.config, *self.chosen.shape)
 
     @contextmanager
     def _working(self, max_minutes: float | None, shard: Shard | None = None) -> Iterator[None]:
-        """Around a call that works in the workdir, as one of a team or, with `shard`, as a job that waits for none."""
+        """Lock the workdir for a call: as one rank of a team or, with `shard`, as a job that waits for nobody."""
         own = shard or Shard.of_this_process()
         self._team = self._team_of(None if shard else own, max_minutes)
         with workdir_lock(self.workdir, own):
@@ -200,30 +197,28 @@ class Condenser:
         return Team(shard, TimeLimit(max_minutes, self.workdir))
 
     def _prepared(self) -> LatentSet:
-        """The start, but first the networks: an empty band is an error that is better known before inversion."""
         if self.config.steps:
-            _ = self._networks
+            _ = self._networks  # an empty band is an error, which is better known before inversion than after it
         return self._start
 
-    # The stages are cached over several calls, although each call has a team of its own: what a stage holds is the
-    # same, bit for bit, whichever process made a part of it, and none keeps the team. One that failed is not cached.
+    # Cached over calls with different teams: a stage has the same bits whichever process made its parts, and does not
+    # keep its team. A stage that failed is not cached.
 
     @cached_property
     def _start(self) -> LatentSet:
-        indices, config = self.chosen.flatten(), self.config
+        indices = self.chosen.flatten()
         initializer = Initializer(
-            self.generator,
-            self._generate,
-            self._best_features,
-            self.real_images,
-            config,
+            generator=self.generator,
+            generate=self._generate,
+            features=self._best_features,
+            real_images=self.real_images,
+            config=self.config,
             work=self._work,
             workdir=self.workdir,
             team=self._team,
         )
-        latents = initializer.latents(indices)
         labels = torch.arange(len(self.chosen)).repeat_interleave(self.chosen.shape[1])
-        start = LatentSet(latents, labels, source_index=indices)
+        start = LatentSet(initializer.latents(indices), labels, source_index=indices)
         if self._team.leads:
             start.save(self.workdir / "inversion.safetensors", dtype=torch.float32)
         return start
@@ -279,17 +274,14 @@ class Condenser:
     def _computing(
         self, function: Callable[..., torch.Tensor], *, compiled: bool = True
     ) -> Callable[..., torch.Tensor]:
-        """`function` in the configured precision, compiled if that is asked for, with float32 results."""
-        config = self.config
-        return computing(function, self.device, config.precision, compiled=config.compile and compiled)
+        return computing(function, self.device, self.config.precision, compiled=self.config.compile and compiled)
 
     def _rows(self, unit: WorkUnit) -> torch.Tensor:
-        """`[num_classes, n]`: where the latents of a unit lie in the start."""
+        """`[num_classes, n]`: the rows of a unit's latents in `_start`."""
         rows = torch.arange(self.chosen.numel()).view(self.chosen.shape)
         return rows[unit.classes.start : unit.classes.stop, unit.columns.start : unit.columns.stop]
 
     def _pieces(self) -> list[Checkpointer]:
-        """The checkpoint of each unit."""
         minutes, time_limit = self.config.checkpoint_minutes, self._team.time_limit
         piece = partial(Checkpointer, work=self._work, minutes=minutes, time_limit=time_limit, may_differ=MAY_DIFFER)
         return [piece(self.workdir / unit.name) for unit in self.work_units]
@@ -304,13 +296,13 @@ class Condenser:
 
     def _learn(self, number: int, checkpointer: Checkpointer) -> State:
         unit = self.work_units[number]
-        rows, networks = self._rows(unit), self._networks
+        rows = self._rows(unit)
         latents = self._start.latents[rows].to(self.device)
         learner = Learner(
-            Batch(latents, self.chosen.flatten()[rows], torch.tensor(unit.classes)),
-            unit.group,
+            start=Batch(latents, self.chosen.flatten()[rows], torch.tensor(unit.classes)),
+            group=unit.group,
             objective=self._objective,
-            networks=networks,
+            networks=self._networks,
             generate=self._generate,
             config=self.config,
             checkpointer=checkpointer,
@@ -319,17 +311,17 @@ class Condenser:
         return {"latents": learner.run()}
 
     def _join(self, learned: list[torch.Tensor]) -> LatentSet:
-        """The latents of all units as the result of the run, which the leader keeps."""
         rows = torch.cat([self._rows(unit).flatten() for unit in self.work_units])
         labels = rows // self.chosen.shape[1]
         joined = LatentSet(torch.cat(learned), labels, source_index=self.chosen.flatten()[rows])
-        joined = joined.shuffled()  # here alone: units are learned and kept in class order
+        joined = joined.shuffled()  # only here: units are learned and saved in class order
         if self._team.leads:
             joined.save(self.workdir / "latents.safetensors", dtype=torch.float32)
         return joined
 
     def _warn_if_idle(self, shard: Shard) -> None:
         if not shard.deal(len(self.work_units)):
-            remedy = more_units(self.config)
-            message = f"share {shard} has nothing to match, as there are {len(self.work_units)} units of work; {remedy}"
-            warnings.warn(message, stacklevel=3)
+            count, remedy = len(self.work_units), more_units(self.config)
+            warnings.warn(
+                f"share {shard} has nothing to match: there are {count} units of work; {remedy}", stacklevel=3
+            )

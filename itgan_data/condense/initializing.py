@@ -1,7 +1,8 @@
-"""The latents that matching starts from: normal draws, the generator's own encoder, or inversion kept as it goes."""
+"""The initial latents: normal draws, the generator's own encoder, or inversion with checkpoints."""
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +20,32 @@ from .inversion import Embedding, Images, invert, starting_latents
 from .work import MAY_DIFFER, identity
 
 
+@dataclass(kw_only=True, eq=False)
 class Initializer:
-    """Finds a latent for each of some real images.
+    """Finds initial latents for real images.
 
-    Inversion keeps the encoder in `workdir/encoder`, what it predicts in `workdir/inversion/start` and every chunk of
-    inverted images in a folder next to it. Chunks are inverted independently, so a team shares them out.
-
-    Args:
-        generator: frozen.
-        generate: the same, as it is computed.
-        features: gives the embedding in which images are compared; asked for only by inversion.
-        real_images: the whole real set.
-        config: what to start from, and how to invert.
-        work: determines the work, as JSON values.
-        workdir: of the run.
-        team: who inverts what.
+    Inversion keeps its encoder in `workdir/encoder`, the encoder's predictions in `workdir/inversion/start`, and each
+    chunk of inverted images in a folder next to that. Chunks are independent, so the team divides them.
     """
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        generate: Images,
-        features: Callable[[], Embedding],
-        real_images: LabeledImages,
-        config: CondenserConfig,
-        *,
-        work: Mapping[str, Any],
-        workdir: Path,
-        team: Team,
-    ) -> None:
-        self.generator = generator
-        self.generate = generate
-        self.features = features
-        self.real_images = real_images
-        self.config = config
-        self.work = {name: value for name, value in work.items() if name not in marked(CondenserConfig, OfMatching)}
-        self.workdir = workdir
-        self.team = team
+    generator: nn.Module
+    """Frozen."""
+    generate: Images
+    """Calls the generator in the configured precision."""
+    features: Callable[[], Embedding]
+    """Returns the embedding in which inversion compares images; called only if that is needed."""
+    real_images: LabeledImages
+    config: CondenserConfig
+    work: Mapping[str, Any]
+    workdir: Path
+    team: Team
+
+    def __post_init__(self) -> None:
+        matching = marked(CondenserConfig, OfMatching)  # these may change while the initial latents are kept
+        self.work = {name: value for name, value in self.work.items() if name not in matching}
 
     def latents(self, indices: torch.Tensor) -> torch.Tensor:
-        """`[N, latent_dim]` on the CPU for the real images at `indices` `[N]`.
-
-        Raises:
-            OutOfTimeError: the time is over; all is saved.
-            ValueError: the workdir holds other work, or another's chunk is missing and nobody is waited for.
-        """
+        """`[N, latent_dim]` on the CPU for the real images at `indices` `[N]`."""
         if self.config.initialize == "normal":
             return self._predicted(None, indices)
         if hasattr(self.generator, "encode"):
@@ -74,16 +56,14 @@ class Initializer:
 
     @torch.no_grad()
     def _encoded(self, indices: torch.Tensor) -> torch.Tensor:
-        """By the generator's own encoder."""
         parts = torch.split(indices, self.config.inversion.batch_size)
         encode: Callable[..., torch.Tensor] = self.generator.encode  # type: ignore[assignment]
         return torch.cat([encode(*self.real_images.unit_batch(part)).cpu() for part in parts])
 
     def _start(self, indices: torch.Tensor) -> State:
-        """What inversion starts from; the encoder is removed when that is kept."""
         encoder = self._encoder() if self.config.inversion.encoder_steps else None
         start = {"latents": self._predicted(encoder, indices)}
-        self._piece("start").save(start, 0)
+        self._piece("start").save(start, 0)  # from here on the encoder is not needed again
         shutil.rmtree(self.workdir / "encoder", ignore_errors=True)
         return start
 

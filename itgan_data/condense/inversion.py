@@ -1,10 +1,9 @@
 """GAN inversion: the latent whose image is closest to a given real image.
 
-An encoder, trained on the generator's own samples, gives the start; Adam on each latent does the rest.
+An encoder, trained on the generator's own samples, predicts initial latents; Adam refines each of them.
 Source: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT-GAN), 2022, Eq. 1.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +21,10 @@ from ..running.checkpoint import Checkpointer, checkpointing
 from ..running.training import Fit
 from .matching import reconstruction
 
-logger = logging.getLogger(__name__)
-
-
 Images = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Takes latents `[N, latent_dim]` and labels `[N]` to signed images `[N, C, H, W]`."""
+"""Maps latents `[N, latent_dim]` and labels `[N]` to signed images `[N, C, H, W]`."""
 Embedding = Callable[[torch.Tensor], torch.Tensor]
-"""Takes standardized images `[N, C, H, W]` to features `[N, dim]`."""
+"""Maps standardized images `[N, C, H, W]` to features `[N, dim]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +32,17 @@ class InversionConfig:
     """How real images are inverted."""
 
     encoder_steps: Annotated[int, AtLeast(0)] = 3000
-    """Updates of the encoder; 0 starts from normal draws in its place."""
+    """Updates of the encoder; 0 starts from normal draws instead."""
     encoder_batch_size: Annotated[int, AtLeast(1)] = 64
     lr_encoder: Annotated[float, Above(0)] = 1e-3
     steps: Annotated[int, AtLeast(0)] = 60
     """Adam updates of each latent."""
     lr_latents: Annotated[float, Above(0)] = 0.1
-    """At the start; falls to zero along a cosine."""
+    """Initial learning rate of these; decays to zero along a cosine."""
     pixel_weight: Annotated[float, AtLeast(0)] = 1.0
     """lambda_pixel of Eq. 1."""
     batch_size: Annotated[int, AtLeast(1)] = 250
-    """Latents optimised, kept and shared out together; bounds memory, does not change the result."""
+    """Images per chunk, which is inverted and saved as one. Limits memory, does not change the result."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -60,7 +56,7 @@ def starting_latents(
     *,
     seed: int,
 ) -> torch.Tensor:
-    """What inversion starts from `[N, latent_dim]`: the encoder's prediction, or normal draws without one."""
+    """Initial latents `[N, latent_dim]`: the encoder's prediction, or normal draws without one."""
     if encoder is None:
         rows = torch.arange(len(real_images), device=real_images.images.device)
         return draws.normal(seed, 0, rows, int(generator.latent_dim), stream=Stream.INVERSION)  # type: ignore[arg-type]
@@ -91,16 +87,14 @@ def invert(
         real_images: the images to reproduce, with the labels that condition the generator.
         start: `[N, latent_dim]`.
         config: steps, learning rate, pixel weight.
-        normalization: takes unit images to what `embed` expects.
-        on_step: called with the step and the loss of each image before it.
-        checkpointer: where to go on from, and when to save; without one nothing is kept.
+        normalization: applied to unit images before `embed`.
+        on_step: called before each step with its number and the loss of each image.
+        checkpointer: of these latents; None to save nothing.
 
     Returns:
         Latents `[N, latent_dim]` and the last loss of each image `[N]`.
 
-    Raises:
-        OutOfTimeError: the time is over; all is saved.
-        FloatingPointError: a latent or a loss is not finite.
+    Raises: see `running.checkpoint.checkpointing`.
     """
     unit, labels = real_images.unit_batch(torch.arange(len(real_images)))
     signed = unit_to_signed(unit)

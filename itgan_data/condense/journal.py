@@ -1,4 +1,4 @@
-"""What a run leaves to look at: a line of numbers every few steps, grids of images, TensorBoard."""
+"""The records of a run: log lines, grids of images, TensorBoard."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +13,17 @@ from ..storage.files import write_atomically
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_PREVIEW_SIDE = 10  # at most ten classes, ten images each
-
 
 class Journal:
-    """The log of one unit of work, `logs/NAME.jsonl`, and its pictures, `previews/NAME-STEP.png`.
+    """Writes the log of one unit of work, `logs/NAME.jsonl`, and its pictures, `previews/NAME-STEP.png`.
 
-    A line is `{"step", "loss", "seconds", "steps_per_second"}`, the seconds those of all runs of the unit together.
-    A run that goes on from a checkpoint first removes the lines after it, so that no step is there twice.
+    A line is `{"step", "loss", "seconds", "steps_per_second"}`; `seconds` is the total over all runs of the unit.
 
     Args:
         workdir: holds the folders `logs`, `previews` and `tensorboard`.
         name: of the unit.
-        step: how far the unit is.
-        tensorboard: write the loss for TensorBoard too.
+        step: the steps done; lines of later steps, which will be done again, are removed.
+        tensorboard: also write the loss for TensorBoard.
     """
 
     def __init__(self, workdir: Path, name: str, *, step: int, tensorboard: bool) -> None:
@@ -39,7 +36,7 @@ class Journal:
             self.writer = summary_writer()(str(workdir / "tensorboard" / name), purge_step=step + 1)
 
     def write(self, step: int, loss: float, *, seconds: float, steps_per_second: float) -> None:
-        """Add a line. `seconds` are those of this run."""
+        """Add a line; `seconds` counts from the start of this run."""
         self.log.write(
             step,
             loss=loss,
@@ -60,17 +57,8 @@ class Journal:
             self.writer.close()
 
 
-def previewed(latents: torch.Tensor) -> torch.Tensor:
-    """What a grid shows of latents `[num_classes, n, latent_dim]`: the first of the first classes."""
-    return latents[:_PREVIEW_SIDE, :_PREVIEW_SIDE]
-
-
 def summary_writer() -> "type[SummaryWriter]":
-    """TensorBoard's writer.
-
-    Raises:
-        RuntimeError: TensorBoard is not installed; the extra is named.
-    """
+    """TensorBoard's writer; a RuntimeError that names the extra where TensorBoard is not installed."""
     with needs_extra("tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
     return SummaryWriter

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,19 +17,20 @@ from ..running.checkpoint import Checkpointer, checkpointing
 from ..running.training import fill, training_tensors
 from .config import CondenserConfig
 from .inversion import Images
-from .journal import Journal, previewed
+from .journal import Journal
 from .network_source import NetworkSource
 from .objective import Batch, Objective
 
 _REMEDY = "lower lr_latents"
-_EXPLODED = 1e6  # times the first loss; far beyond what another network or augmentation changes
-_SMALLEST = 1e-3  # first loss that this is measured by: classes may start with none at all
+_EXPLODED = 1e6  # times the first loss: networks and augmentations change the loss far less than that
+_SMALLEST = 1e-3  # the first loss counts as at least this, because it may be zero
+_PREVIEW_SIDE = 10  # at most ten classes, ten images each
 
 
 class LossWatch:
-    """Notes at which step the loss of a class first was not finite or exploded.
+    """Remembers the first step at which the loss of a class was not finite or exploded.
 
-    It does so on the device: to read a loss at every step would make the host wait for each.
+    It works on the device: reading the loss at every step would make the host wait for the device each time.
     """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
@@ -42,60 +44,39 @@ class LossWatch:
         self.first_bad = torch.where(good | (self.first_bad >= 0), self.first_bad, step)
 
     def found(self) -> tuple[int, int] | None:
-        """The step and the class where it first went wrong."""
+        """The first such step and its class."""
         bad = [(step, row) for row, step in enumerate(self.first_bad.tolist()) if step >= 0]
         return min(bad, default=None)
 
 
+@dataclass(kw_only=True, eq=False)
 class Learner:
-    """The latents of one unit, their optimiser, and where both are kept.
+    """Learns the latents of one unit, starting from their checkpoint if there is one."""
 
-    Args:
-        start: the latents to begin with.
-        group: of the unit; chooses the random numbers.
-        objective: gives their gradient.
-        networks: the source of the objective's network, trained along on the images where it asks for that.
-        generate: the frozen generator.
-        config: optimiser, steps and how often to report.
-        checkpointer: where to go on from, and when to save.
-        class_names: of the real set, for messages.
+    start: Batch
+    """The initial latents."""
+    group: int
+    """Of the unit; selects its random numbers."""
+    objective: Objective
+    networks: NetworkSource
+    """Source of the objective's network."""
+    generate: Images
+    config: CondenserConfig
+    checkpointer: Checkpointer
+    class_names: Sequence[str]
+    """For messages."""
 
-    Raises:
-        ValueError: the checkpoint is of other work, or beyond `config.steps`.
-    """
-
-    def __init__(
-        self,
-        start: Batch,
-        group: int,
-        *,
-        objective: Objective,
-        networks: NetworkSource,
-        generate: Images,
-        config: CondenserConfig,
-        checkpointer: Checkpointer,
-        class_names: Sequence[str],
-    ) -> None:
-        self.start = start
-        self.group = group
-        self.objective = objective
-        self.networks = networks
-        self.generate = generate
-        self.config = config
-        self.checkpointer = checkpointer
-        self.class_names = class_names
-        self.learned = nn.ParameterDict({"latents": start.latents.clone()})
+    def __post_init__(self) -> None:
+        self.learned = nn.ParameterDict({"latents": self.start.latents.clone()})
         self.latents: torch.Tensor = self.learned["latents"]
-        self.optimizer = _optimizer(self.latents, config)
-        self.watch = LossWatch(len(start.classes), self.latents.device)
+        self.optimizer = _optimizer(self.latents, self.config)
+        self.watch = LossWatch(len(self.start.classes), self.latents.device)
         self.step = self._restore()
 
     def run(self) -> torch.Tensor:
-        """Learn until `config.steps`; the latents `[num_classes, n, latent_dim]`.
+        """Learn until `config.steps`; returns the latents `[num_classes, n, latent_dim]`.
 
         Raises:
-            OutOfTimeError: the time is over; all is saved.
-            KeyboardInterrupt: Ctrl-C; all is saved.
             FloatingPointError: a loss is not finite or exploded; nothing is saved since the last checkpoint.
         """
         config, checkpointer = self.config, self.checkpointer
@@ -121,7 +102,7 @@ class Learner:
         return self.latents.detach()
 
     def _update(self) -> torch.Tensor:
-        """One step; the loss of each class before it."""
+        """Do one step; returns the loss of each class before it."""
         losses, self.latents.grad = self._gradient()
         self.watch.note(self.step, losses)
         self.optimizer.step()
@@ -146,7 +127,7 @@ class Learner:
 
     @torch.no_grad()
     def _standardized(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The synthetic images as they are, for a network that is trained along."""
+        """The synthetic images of this step, on which a network is trained along."""
         labels = self.start.labels.to(self.latents.device)
         size = len(self.start.classes) * (self.config.chunk_size or self.latents.shape[1])
         pairs = zip(torch.split(self.latents.flatten(0, 1), size), torch.split(labels, size), strict=True)
@@ -155,17 +136,13 @@ class Learner:
 
     @torch.no_grad()
     def _preview(self) -> torch.Tensor:
-        shown = previewed(self.latents)
+        shown = self.latents[:_PREVIEW_SIDE, :_PREVIEW_SIDE]
         labels = self.start.classes[: len(shown)].repeat_interleave(shown.shape[1]).to(shown.device)
         images = self.generate(shown.flatten(0, 1), labels)
         return images.reshape(*shown.shape[:2], *images.shape[1:])
 
     def _check(self, losses: torch.Tensor) -> None:
-        """Read on the host whether all went well so far; a state that did not is never saved.
-
-        Raises:
-            FloatingPointError: it did not.
-        """
+        """Raise FloatingPointError if a loss or a latent has gone wrong so far."""
         found = self.watch.found()
         if found is None:
             lost = (~self.latents.detach().isfinite().flatten(1).all(dim=1)).nonzero()
@@ -180,15 +157,13 @@ class Learner:
         )
 
     def _good_state(self, losses: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds, after the check of `losses`, the last ones."""
-        self._check(losses)
+        self._check(losses)  # a state that has gone wrong is never saved
         tensors = training_tensors(self.learned, self.optimizer)
         if self.watch.limit is not None:
             tensors["loss_limit"] = self.watch.limit
         return tensors | self.networks.state(self.step)
 
     def _restore(self) -> int:
-        """Take the state from the checkpoint, if there is one; the steps done."""
         found = self.checkpointer.load(self.config.steps)
         if found is None:
             return 0

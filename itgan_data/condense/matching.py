@@ -1,8 +1,9 @@
 """The objectives of condensation, as pure functions of embeddings.
 
-Equations are those of Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT-GAN), 2022.
-Embeddings come class by class, `[num_classes, images_per_class, dim]`, so that all classes are one batch, and losses
-stay apart by class, `[num_classes]`: the total is their sum.
+Embeddings are `[num_classes, images_per_class, dim]`, so that all classes are one batch. Losses are `[num_classes]`;
+the total is their sum.
+
+Source of the equations: Zhao and Bilen, "Synthesizing informative training samples with GAN" (IT-GAN), 2022.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ _EPSILON = 1e-6  # of the published gradient distance: a unit without gradient c
 
 
 def distribution_matching(real_means: torch.Tensor, synthetic_means: torch.Tensor) -> torch.Tensor:
-    """Squared distance of the mean embeddings of each class (the condensation loss of Eq. 2, Algorithm 1).
+    """Squared distance between the mean embeddings of each class (the condensation loss of Eq. 2, Algorithm 1).
 
     Args:
         real_means, synthetic_means: `[num_classes, dim]`.
@@ -25,15 +26,15 @@ def distribution_matching(real_means: torch.Tensor, synthetic_means: torch.Tenso
 
 
 def gradient_distance(real: Sequence[torch.Tensor], synthetic: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Distance of two gradients of a network: 1 - cosine, summed over output units and layers; a scalar.
+    """Distance between two gradients of a network: 1 - cosine, summed over output units and layers; a scalar.
 
-    Parameters of one dimension (biases, gains) are ignored. It lies between 0 and twice the number of output units,
-    and does not see how long the gradients are.
+    It lies between 0 and twice the number of output units, and does not depend on the lengths of the gradients.
+    Parameters of one dimension (biases, gains) are ignored.
 
     Source: Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching" (DC), 2021, Section 3.
 
     Args:
-        real, synthetic: one tensor a parameter, in the same order; the first dimension runs over output units.
+        real, synthetic: one tensor per parameter, in the same order; the first dimension is output units.
     """
     distances = []
     for ours, theirs in zip(synthetic, real, strict=True):
@@ -45,9 +46,9 @@ def gradient_distance(real: Sequence[torch.Tensor], synthetic: Sequence[torch.Te
 
 
 def pairwise_regularizer(real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:
-    """Mean over pairs of the squared embedding distance of each class (Eq. 3).
+    """Squared distance between paired embeddings, averaged over the pairs of each class (Eq. 3).
 
-    To be summed over classes as the first term is: another normalisation would shift the weight between the two.
+    Sum it over classes like `distribution_matching`: another normalisation would change the weight of the two terms.
 
     Args:
         real, synthetic: `[num_classes, images_per_class, dim]`; row j of both belongs to one pair.
@@ -70,7 +71,7 @@ def reconstruction(
     real_images: torch.Tensor,
     pixel_weight: float,
 ) -> torch.Tensor:
-    """Inversion's objective of each image: mean squared feature distance plus weighted pixel distance (Eq. 1).
+    """Inversion's loss of each image: mean squared feature distance plus weighted pixel distance (Eq. 1).
 
     Args:
         synthetic_features, real_features: `[N, dim]`.
@@ -78,7 +79,7 @@ def reconstruction(
         pixel_weight: lambda_pixel, 1 in the paper.
 
     Returns:
-        `[N]`: images do not depend on each other.
+        `[N]`.
     """
     feature = (synthetic_features - real_features).square().mean(dim=1)
     pixel = (synthetic_images - real_images).square().flatten(1).mean(dim=1)

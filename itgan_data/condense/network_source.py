@@ -17,30 +17,30 @@ from ..running.training import fill, prefixed, training_tensors
 from .pool import EmbeddingPool
 
 Standardized = Callable[[], tuple[torch.Tensor, torch.Tensor]]
-"""Gives the standardized synthetic images `[N, C, H, W]` of the moment and their labels `[N]`."""
+"""Returns the current standardized synthetic images `[N, C, H, W]` and their labels `[N]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FreshNetworks:
-    """Random networks in place of the pool: a new one every step, or one that learns from the synthetic images.
+    """Random networks instead of the pool.
 
-    With `outer_steps=1` these are the random networks of distribution matching (DM), with more the inner loop of
-    gradient matching (DC, DSA).
+    `outer_steps=1` draws a new one at every step, as distribution matching (DM) does. More make the inner loop of
+    gradient matching (DC, DSA), in which the network learns from the synthetic images.
     """
 
     network: Annotated[str, OneOf(NETWORKS)] = "convnet"
     width: Annotated[int, AtLeast(1)] = 128
-    """Channels of a ConvNet's blocks; other networks have one width."""
+    """Channels of each block of a ConvNet; other networks have a fixed width."""
     norm: Norm = "instance"
-    """Of a ConvNet. Batch norm takes its statistics from all classes of a step together."""
+    """Of a ConvNet. Batch norm computes its statistics over all classes of a step together."""
     outer_steps: Annotated[int, AtLeast(1)] = 1
-    """Matching steps after which another network is drawn."""
+    """Matching steps per network."""
     inner_epochs: Annotated[int, AtLeast(0)] = 0
-    """Passes over the synthetic images, by which the network is trained between two of these steps."""
+    """Passes over the synthetic images that train the network after each of these steps."""
     lr: Annotated[float, Above(0)] = 0.01
     momentum: Annotated[float, HalfOpen(0, 1)] = 0.0
     batch_size: Annotated[int, AtLeast(1)] = 256
-    """Synthetic images an update of the network."""
+    """Synthetic images per update of the network."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -49,27 +49,27 @@ class FreshNetworks:
 
     @property
     def batch_norm(self) -> bool:
-        """Whether an embedding depends on the other images of its batch, as in every network but the ConvNet."""
+        """Whether an embedding depends on the other images of its batch; only the ConvNet can do without batch norm."""
         return self.norm == "batch" or self.network != "convnet"
 
 
 class NetworkSource:
-    """What learning needs to know of embedding networks. One network serves all states, so it is compiled once."""
+    """Gives the embedding network of each step. All states are loaded into one module, so it is compiled once."""
 
     network: Classifier
 
     def load(self, group: int, step: int) -> None:
-        """Put the network in the state of a step."""
+        """Load the network's weights for a step."""
 
     def train_along(self, synthetic: Standardized, group: int, step: int) -> None:
-        """Train the network on the synthetic images, if a later step needs that, now that `step` is done."""
+        """Train the network on the synthetic images after `step`, if a later step uses it."""
 
     def state(self, step: int) -> dict[str, torch.Tensor]:
-        """What a later `load` needs apart from group and step, after `step` steps."""
+        """What a checkpoint after `step` steps has to hold."""
         return {}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Load what `state` returned."""
 
 
 class PoolSource(NetworkSource):
@@ -84,35 +84,23 @@ class PoolSource(NetworkSource):
         self.pool.load_drawn(self.seed, group, step)
 
 
+@dataclass(eq=False)
 class FreshSource(NetworkSource):
-    """A random network for every `outer_steps` steps of a group, trained along in between.
+    """A random network for every `outer_steps` steps of a group, trained along in between."""
 
-    Args:
-        config: which network, and how it is trained.
-        num_classes, image_shape: of the images.
-        augment: applied to the images that the network is trained on.
-        seed: of weights, order and augmentation.
-        device: where the network computes.
-    """
+    config: FreshNetworks
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    augment: Augmentation
+    """Applied to the images that the network is trained on."""
+    seed: int
+    """Of weights, order and augmentation."""
+    device: torch.device
 
-    def __init__(
-        self,
-        config: FreshNetworks,
-        num_classes: int,
-        image_shape: tuple[int, int, int],
-        *,
-        augment: Augmentation,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.config = config
-        self.num_classes = num_classes
-        self.image_shape = image_shape
-        self.augment = augment
-        self.seed = seed
+    def __post_init__(self) -> None:
         network = self._create(0, 0).requires_grad_(False)
-        self.network: Classifier = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=config.lr, momentum=config.momentum)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=self.config.lr, momentum=self.config.momentum)
 
     def load(self, group: int, step: int) -> None:
         if step % self.config.outer_steps == 0:
@@ -125,9 +113,10 @@ class FreshSource(NetworkSource):
         images, labels = synthetic()
         seed = draws.make_seed(self.seed, group, stream=Stream.FRESH_ORDER)
         for epoch in range(step * self.config.inner_epochs, (step + 1) * self.config.inner_epochs):
-            for indices in _batches(len(images), self.config.batch_size, seed, epoch):
+            order = draws.permutation(seed, epoch, len(images), stream=Stream.FRESH_ORDER)
+            for indices in torch.split(order, self.config.batch_size):
                 uniforms = draws.uniform(seed, epoch, indices, self.augment.num_draws, stream=Stream.FRESH_AUGMENTATION)
-                uniforms[:, :1] = uniforms[:1, :1]  # the published training picks one operation a batch
+                uniforms[:, :1] = uniforms[:1, :1]  # the published training picks one operation per batch
                 rows = indices.to(images.device)
                 self._update(self.augment(images[rows], uniforms), labels[rows])
 
@@ -155,7 +144,6 @@ class FreshSource(NetworkSource):
         )
 
     def _update(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """One update by stochastic gradient descent with momentum."""
         with self._trainable():
             self.optimizer.zero_grad()
             F.cross_entropy(self.network(images), labels).backward()  # type: ignore[no-untyped-call]
@@ -164,14 +152,8 @@ class FreshSource(NetworkSource):
 
     @contextmanager
     def _trainable(self) -> Iterator[None]:
-        """Frozen weights are not, for so long: matching by embeddings would only carry their gradients along."""
+        # Outside of it weights are frozen for distribution matching, which would compute their gradients in vain.
         required = next(self.network.parameters()).requires_grad
         self.network.requires_grad_(True)
         yield
         self.network.requires_grad_(required)
-
-
-def _batches(size: int, batch_size: int, seed: int, epoch: int) -> list[torch.Tensor]:
-    """A random order of all of `range(size)`, with what is left over as a smaller last batch."""
-    order = draws.permutation(seed, epoch, size, stream=Stream.FRESH_ORDER)
-    return list(torch.split(order, batch_size))

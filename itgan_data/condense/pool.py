@@ -28,29 +28,29 @@ _FEWEST_IMAGES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    """Which networks are trained, and how often each is kept."""
+    """Which networks are trained, and which states of each are kept."""
 
     num_networks: Annotated[int, AtLeast(1), MayDiffer] = 3
-    """More of them leave the first ones as they are, so a pool may grow."""
+    """A pool may grow: more networks do not change the first ones."""
     network: Annotated[str, OneOf(NETWORKS)] = "convnet"
     width: Annotated[int, AtLeast(1)] = 128
-    """Channels of a ConvNet's blocks; other networks have one width."""
+    """Channels of each block of a ConvNet; other networks have a fixed width."""
     steps: Annotated[int, AtLeast(1)] = 1600
-    """Updates a network."""
+    """Updates per network."""
     batch_size: Annotated[int, AtLeast(1)] = 128
     snapshots: Annotated[int, AtLeast(1)] = 4
-    """States kept of each network, the last one at its end."""
+    """States kept per network, the last one at the end of its training."""
     first_snapshot: int | None = None
-    """Step of the first state; the others follow in equal ratios, so that untrained and trained networks are in one
-    pool. None: they are evenly spaced."""
+    """Step of the first state; later ones are spaced geometrically, so that the pool holds untrained and trained
+    networks. None: evenly spaced."""
     validation_images: Annotated[int, AtLeast(1)] = 2000
-    """Real images kept out of training, for the accuracy that is noted with each snapshot."""
+    """Real images held out to measure the accuracy of each snapshot; at most a fifth of all."""
     flips: bool = True
     """Whether training images are mirrored at random."""
     precision: Precision = "float32"
-    """What training computes in; weights stay float32."""
+    """Of the training; weights stay float32."""
     compile: bool = False
-    """Fuse the network with torch.compile: several times faster on the CPU, but needs a C++ compiler."""
+    """Compile the network: several times faster on the CPU, but needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -79,7 +79,7 @@ class PoolConfig:
 class EmbeddingPool:
     """States of one frozen classifier, and the validation accuracy of each.
 
-    One network serves all states, so that it is compiled once and the pool costs the memory of its weights.
+    All states are loaded into one module, so it is compiled once and the pool takes only the memory of its weights.
     """
 
     def __init__(self, network: Classifier, states: list[dict[str, torch.Tensor]], accuracies: list[float]) -> None:
@@ -91,20 +91,20 @@ class EmbeddingPool:
         return len(self.states)
 
     def load(self, number: int) -> None:
-        """Put the network in state `number`."""
+        """Load state `number` into the network."""
         self.network.load_state_dict(self.states[number])
 
     def load_drawn(self, seed: int, group: int, step: int) -> None:
-        """Put the network in the state that is drawn, uniformly, for this step of a group."""
+        """Load the state that is drawn, uniformly, for this step of a group."""
         pick = draws.uniform(seed, step, torch.tensor([group]), 1, stream=Stream.POOL_STATE)
         self.load(int(pick * len(self)))
 
     def load_best(self) -> None:
-        """Put the network in its most accurate state, for inversion's features."""
+        """Load the most accurate state."""
         self.load(max(range(len(self)), key=self.accuracies.__getitem__))
 
     def within(self, band: tuple[float, float]) -> "EmbeddingPool":
-        """The states whose validation accuracy lies in `band`, both ends included, on the same network.
+        """The states whose validation accuracy lies in the closed interval `band`; they share the network.
 
         Raises:
             ValueError: there are none.
@@ -129,22 +129,20 @@ def build_pool(
     team: Team | None = None,
     checkpoint_minutes: float = 5.0,
 ) -> EmbeddingPool:
-    """Train the networks of a pool, or read those that `workdir` holds already.
-
-    A network is also saved every few minutes, with how far its training is.
+    """Train the networks of a pool, except those that are finished in `workdir`.
 
     Args:
-        real_images: what they are trained on.
+        real_images: the training images, some of which are held out.
         config: which networks.
-        normalization: takes unit images to what they see.
+        normalization: applied to unit images before the networks.
         seed: network i has `seed + i`.
-        workdir: a folder a network.
-        team: who trains which of them, and how long it may take; by default all are trained here.
-        checkpoint_minutes: between two checkpoints of a network.
+        workdir: receives one folder per network.
+        team: divides the networks over processes; by default all are trained here.
+        checkpoint_minutes: minutes between two checkpoints of a network.
 
     Raises:
-        OutOfTimeError: the time is over; all is saved.
-        ValueError: too few images to keep some out of training, or `workdir` holds networks of another configuration.
+        OutOfTimeError: the team's time is over; all is saved.
+        ValueError: too few images to hold some out, or `workdir` holds networks of another configuration.
         FloatingPointError: the training of a network diverged.
     """
     if len(real_images) < _FEWEST_IMAGES:
@@ -167,8 +165,9 @@ def build_pool(
     states, accuracies = [], []
     for tensors in team.gather(pieces, config.steps, train):
         for snapshot in range(config.snapshots):
-            state = _named(tensors, f"{snapshot}.")
-            states.append({name: tensor.to(device) for name, tensor in state.items()})
+            prefix = f"{snapshot}."
+            own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            states.append({name.removeprefix(prefix): tensor.to(device) for name, tensor in own.items()})
         accuracies += tensors["accuracies"].tolist()
     logger.info("pool of %d states, accuracy %.2f to %.2f", len(states), min(accuracies), max(accuracies))
     return EmbeddingPool(_network(real_images, config, seed), states, accuracies)
@@ -188,7 +187,7 @@ def _network(real_images: LabeledImages, config: PoolConfig, seed: int) -> Class
 def _train(
     real_images: LabeledImages, config: PoolConfig, normalization: Normalization, seed: int, checkpointer: Checkpointer
 ) -> dict[str, torch.Tensor]:
-    """Train one network: `0.name` of its first snapshot, ..., and `accuracies`."""
+    """Train one network; returns `NUMBER.NAME` of each snapshot's tensors, and `accuracies`."""
     found = checkpointer.load(config.steps)
     order = draws.permutation(seed, 0, len(real_images), stream=Stream.POOL_SPLIT).to(real_images.images.device)
     held_out = min(config.validation_images, len(real_images) // 5)
@@ -235,8 +234,3 @@ def _train(
                 bar.set_postfix_str(f"validation accuracy {100 * accuracies[-1]:.1f}%")
             done(training.step, state)
     return state()
-
-
-def _named(tensors: State, prefix: str) -> dict[str, torch.Tensor]:
-    """Those whose name begins so, without the prefix."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

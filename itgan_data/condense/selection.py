@@ -1,11 +1,9 @@
-"""Selections: real images in place of learned ones, the coresets that condensation is compared with.
+"""Coresets: selections of real images, with which condensation is compared.
 
-A selection is int64 indices `[num_classes * images_per_class]` on the CPU into a `LabeledImages`, class after class.
-`real_images.select(indices)` makes it a data set: items `(PIL image, label)` for a DataLoader, and
-`unit_batch` for recipes and evaluation. Within a class the images come in the order of choice, so the first k of each
-class are the selection of k images per class.
+A selection is int64 indices `[num_classes * images_per_class]` on the CPU, sorted by class, for `real_images.select`.
+Within a class they are in the order of selection, so the first k of each class are the selection of k images per class.
 
-The three rules are the baselines of Zhao and Bilen, "Dataset condensation with distribution matching", 2023, Sec. 3.2.
+Source: the baselines of Zhao and Bilen, "Dataset condensation with distribution matching", 2023, Section 3.2.
 """
 
 from collections.abc import Callable
@@ -20,7 +18,7 @@ from ..recipes import Recipe, predict_logits, train_classifier
 
 
 def indices_by_class(real_images: LabeledImages, images_per_class: int = 1) -> list[torch.Tensor]:
-    """Indices, on the CPU, of each class's images.
+    """Indices of the images of each class, on the CPU.
 
     Raises:
         ValueError: `images_per_class` is not positive, or a class has fewer images.
@@ -41,28 +39,23 @@ def indices_by_class(real_images: LabeledImages, images_per_class: int = 1) -> l
 
 
 def select_random(real_images: LabeledImages, images_per_class: int, *, seed: int) -> torch.Tensor:
-    """Images of each class drawn without replacement.
-
-    Raises:
-        ValueError: `images_per_class` is not positive, or a class has fewer images.
-    """
+    """Select random images of each class without replacement. Raises: see `indices_by_class`."""
     indices_by_class(real_images, images_per_class)
     orders = draws.shuffled_classes(real_images.labels, real_images.num_classes, seed, stream=Stream.CORESET)
     return torch.cat([order[:images_per_class] for order in orders])
 
 
 def select_herding(real_images: LabeledImages, images_per_class: int, *, embeddings: torch.Tensor) -> torch.Tensor:
-    """Images whose mean embedding stays near that of their whole class.
+    """Select images whose mean embedding approximates the mean of their class.
 
-    Greedy and exact: the next image is the one that brings the mean of the chosen closest to the mean of the class,
-    and none is chosen twice. Computes in float64 and costs `images_per_class` products of a class's embeddings with a
-    vector. Of images equally near, the first is taken.
+    Greedily adds the image that brings the mean of the selection closest to the mean of the class, without replacement;
+    of equally good images the first. Computes in float64.
 
     Args:
         real_images: what to select from.
         images_per_class: how many to select.
-        embeddings: `[N, dim]` of all images, by one trained network (see `embed_images`). They are taken as they are;
-            iCaRL scales each to length 1 first.
+        embeddings: `[N, dim]` of all images (see `embed_images`); not normalised here, while iCaRL scales each to
+            length 1.
 
     Raises:
         ValueError: embeddings of another shape or not finite, or too few images in a class.
@@ -79,11 +72,8 @@ def select_herding(real_images: LabeledImages, images_per_class: int, *, embeddi
 
 
 def _herd(embeddings: torch.Tensor, count: int) -> torch.Tensor:
-    """The rows of `[N, dim]` that are chosen, in their order.
-
-    About the class mean, the error of the mean of k chosen rows is (sum + row) / k, whose square is least where
-    |row|^2 + 2 <row, sum> is.
-    """
+    # Rows are centered at the class mean, and total is the sum of the rows chosen so far. The k-th choice minimises
+    # |(total + row) / k|^2, which up to constants is |row|^2 + 2 <row, total>.
     centered = embeddings.double()
     centered = centered - centered.mean(dim=0)
     lengths = centered.square().sum(dim=1)
@@ -101,20 +91,19 @@ def embed_images(
     network: Classifier, real_images: LabeledImages, normalization: Normalization, *, precision: str = "float32"
 ) -> torch.Tensor:
     """Embeddings `[N, num_features]`, float32 on the CPU, of all images, in evaluation mode."""
-    # The features are a network too, whose output is the embedding.
     return predict_logits(network.features, real_images, normalization, precision=precision)[0]
 
 
 def select_forgetting(
     real_images: LabeledImages, images_per_class: int, *, events: torch.Tensor, seed: int
 ) -> torch.Tensor:
-    """Images of each class that training forgot most often, equal counts in an order drawn from `seed`.
+    """Select the images of each class that training forgot most often.
 
     Args:
         real_images: what to select from.
         images_per_class: how many to select.
-        events: `[N]` counts from `forgetting_events`; those of several runs may be added.
-        seed: of the order among equal counts; a draw depends on the image's index only.
+        events: `[N]` counts from `forgetting_events`; counts of several runs may be added.
+        seed: of the random order of images with equal counts.
 
     Raises:
         ValueError: counts of another shape, or too few images in a class.
@@ -122,7 +111,7 @@ def select_forgetting(
     Source: Toneva et al., "An empirical study of example forgetting during deep neural network learning", 2019.
     """
     if events.shape != (len(real_images),):
-        raise ValueError(f"events must be [{len(real_images)}], one count an image, got {list(events.shape)}")
+        raise ValueError(f"events must be [{len(real_images)}], one count per image, got {list(events.shape)}")
     by_class = indices_by_class(real_images, images_per_class)
     ties = draws.uniform(seed, 0, torch.arange(len(real_images)), 1, stream=Stream.CORESET_TIES)[:, 0]
     chosen = []
@@ -143,16 +132,16 @@ def forgetting_events(
     device: str | torch.device | None = None,
     progress: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
-    """Train `network` and count how often each image was forgotten: classified right, and wrong when next shown.
+    """Train `network` and count how often each image is forgotten: classified correctly, and wrongly the next time.
 
-    An image is judged as training shows it, augmented and in its mini-batch, before the update. The trained network
-    can serve `embed_images` next. Arguments are those of `recipes.train_classifier`.
+    An image is classified as training shows it: augmented, in its mini-batch, before the update. For arguments see
+    `recipes.train_classifier`.
 
     Returns:
         int64 `[N]` on the CPU, see `ForgettingCounter.counts`.
 
     Raises:
-        ValueError: too few steps to show the images twice.
+        ValueError: too few steps to show each image twice.
 
     Source: Toneva et al., 2019, Algorithm 1.
     """
@@ -191,7 +180,7 @@ class ForgettingCounter:
         self._was_right = torch.zeros(num_images, dtype=torch.bool)
 
     def record(self, indices: torch.Tensor, right: torch.Tensor) -> None:
-        """Note that the images at `indices` `[B]`, all different, were classified `right` (bool `[B]`)."""
+        """Add a batch: whether the images at `indices` `[B]`, all different, were classified correctly (bool `[B]`)."""
         self._shown[indices] += 1
         self._events[indices] += self._was_right[indices] & ~right
         self._learnt[indices] |= right
@@ -200,8 +189,8 @@ class ForgettingCounter:
     def counts(self) -> torch.Tensor:
         """Events of each image, int64 `[N]`.
 
-        An image that was shown and never classified right counts as forgotten at every presentation of the image
-        shown most, which is more than any other can reach; one that was never shown counts as not forgotten.
+        An image that was shown and never classified correctly has more events than any other; one that was never shown
+        has none.
         """
         never_learnt = ~self._learnt & (self._shown > 0)
         return torch.where(never_learnt, self._shown.max(), self._events)

@@ -1,4 +1,4 @@
-"""What is checked and settled before any work: fitting data, chosen images, its units, the name of the work."""
+"""What is decided before condensation starts: checks of the data, the real images, and the units of work."""
 
 import copy
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ _UNIT = "group-"
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """Latents that are learned independently of all others: a group of some classes."""
+    """Latents that are learned independently of all others: one group of some classes."""
 
     name: str
     """Of its folder in the workdir."""
     group: int
     classes: range
     columns: range
-    """Which of each class's latents."""
+    """Indices of the latents within each class."""
 
 
 def frozen(generator: nn.Module, device: torch.device) -> nn.Module:
-    """The generator in evaluation mode on `device`, without gradients: itself if it is so, else a copy."""
+    """The generator in evaluation mode on `device`, without gradients: itself if nothing has to change, else a copy."""
     tensors = [*generator.parameters(), *generator.buffers()]
     if not generator.training and all(t.device == device and not t.requires_grad for t in tensors):
         return generator
@@ -42,17 +42,13 @@ def frozen(generator: nn.Module, device: torch.device) -> nn.Module:
 
 
 def identity(generator: nn.Module) -> dict[str, str]:
-    """Tells one generator from another: by its weights, or without any by what it says of itself."""
+    """Identifies a generator by a hash of its weights or, if it has none (`Pixels`), by its `repr`."""
     weights = generator.state_dict()
     return {"generator": fingerprint(weights) if weights else repr(generator)}
 
 
 def check_real_images(real_images: LabeledImages, generator: nn.Module, config: CondenserConfig) -> None:
-    """Refuse classes that are not the generator's, or a normalisation of other channels.
-
-    Raises:
-        ValueError: either.
-    """
+    """Raise ValueError if the number of classes or channels does not fit."""
     if real_images.num_classes != generator.num_classes:
         raise ValueError(
             f"the data set has {real_images.num_classes} classes and the generator {generator.num_classes}; "
@@ -61,32 +57,24 @@ def check_real_images(real_images: LabeledImages, generator: nn.Module, config: 
     if len(config.normalization.mean) != real_images.image_shape[0]:
         raise ValueError(
             f"normalization has {len(config.normalization.mean)} channels and the images have "
-            f"{real_images.image_shape[0]}; give one mean and std a channel"
+            f"{real_images.image_shape[0]}; give one mean and std per channel"
         )
 
 
 def check_folders(workdir: Path, work: Mapping[str, Any]) -> None:
-    """Refuse a workdir with units of other work, also those that this configuration does not have.
-
-    Raises:
-        ValueError: it holds such; says what differs.
-    """
+    """Raise ValueError if the workdir holds units of other work, which says what differs."""
     for folder in sorted(workdir.glob(f"{_UNIT}*")):
         Checkpointer(folder, work, may_differ=MAY_DIFFER).read_manifest()
 
 
 def choose(real_images: LabeledImages, images_per_class: int | None, seed: int) -> torch.Tensor:
-    """`[num_classes, images_per_class]` random real images; None takes as many as the smallest class has.
-
-    Raises:
-        ValueError: a class has fewer, or none.
-    """
+    """Indices of random real images, `[num_classes, images_per_class]`; for None see `CondenserConfig`."""
     count = images_per_class or min(map(len, indices_by_class(real_images)))
     return select_random(real_images, count, seed=seed).view(real_images.num_classes, count)
 
 
 def units_of(config: CondenserConfig, num_classes: int, count: int) -> list[WorkUnit]:
-    """The units of `count` latents a class, the blocks of a group one after the other."""
+    """The units of `count` latents per class: all blocks of the first group, then of the second."""
     size = count if config.group_size is None or config.regroup else config.group_size
     block = config.class_block or num_classes
     groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
@@ -100,8 +88,8 @@ def units_of(config: CondenserConfig, num_classes: int, count: int) -> list[Work
 
 
 def more_units(config: CondenserConfig) -> str:
-    """What to do to have more units, in words: not all networks can look at some of the classes only."""
-    networks = config.networks
+    """How to get more units, for messages."""
+    networks = config.networks  # some cannot be used on a part of the classes
     if networks is not None and (networks.batch_norm or networks.outer_steps > 1):
         return "its networks need all classes together, so only fixed groups of a smaller group_size give more"
     return "set a smaller class_block, or fixed groups of a smaller group_size, to have more"

@@ -229,7 +229,7 @@ class TestForgetting:
         assert steps == [1, 2, 3, 4, 5, 6]
 
     def test_refuses_other_counts_and_too_short_a_training(self, tiny_images: LabeledImages) -> None:
-        with pytest.raises(ValueError, match=r"events must be \[30\], one count an image, got \[29\]"):
+        with pytest.raises(ValueError, match=r"events must be \[30\], one count per image, got \[29\]"):
             select_forgetting(tiny_images, 2, events=torch.zeros(29, dtype=torch.int64), seed=0)
         network = create_network("convnet", 3, image_shape=(3, 8, 8), width=4, depth=1)
         short = Recipe(steps=5, batch_size=10, lr=0.02)

@@ -34,10 +34,6 @@ class Classifier(nn.Module):
         self.classifier = nn.Linear(num_features, num_classes)
 
     @property
-    def num_features(self) -> int:
-        return self.classifier.in_features
-
-    @property
     def num_classes(self) -> int:
         return self.classifier.out_features
 

@@ -16,7 +16,7 @@ def test_logits_are_the_linear_layer_of_the_embedding(name: str, global_rng_unto
     network = create_network(name, 7).eval()
     with torch.no_grad():
         embedding = network.embed(images())
-        assert embedding.shape == (2, network.num_features)
+        assert embedding.shape == (2, network.classifier.in_features)
         assert network(images()).shape == (2, network.num_classes) == (2, 7)
         assert torch.equal(network(images()), network.classifier(embedding))
 
@@ -65,7 +65,7 @@ def test_one_rng_gives_a_pool_of_different_networks() -> None:
 def test_convnet_takes_other_shapes_and_norms(norm: str) -> None:
     network = create_network("convnet", 3, image_shape=(1, 28, 20), width=4, depth=2, norm=norm)
     assert network(torch.zeros(2, 1, 28, 20)).shape == (2, 3)
-    assert network.num_features == 4 * 7 * 5
+    assert network.classifier.in_features == 4 * 7 * 5
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:

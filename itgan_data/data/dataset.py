@@ -107,8 +107,12 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
     @property
     def data(self) -> Any:
         """All images as uint8 `[N, H, W, C]`; reading it makes and keeps them."""
-        data = self._data  # a plain attribute: scripts that read `dataset.data[i]` do so for each image
-        return self._make_data() if data is None else data
+        if self._data is None:
+            assert self._generated is not None
+            if self._generated.latents.fresh:
+                raise AttributeError("fresh latents change every epoch, so there is no `data`; use a LatentSet")
+            self._hold(self._generated.uint8_array())
+        return self._data  # a plain attribute: scripts that read `dataset.data[i]` do so for each image
 
     @data.setter
     def data(self, images: Any) -> None:
@@ -117,13 +121,6 @@ class SyntheticDataset(VisionDataset):  # type: ignore[misc]  # torchvision has 
         self.soft_labels = False
         self._generated = None
         self._hold(images)
-
-    def _make_data(self) -> Any:
-        assert self._generated is not None
-        if self._generated.latents.fresh:
-            raise AttributeError("fresh latents change every epoch, so there is no `data`; use a LatentSet")
-        self._hold(self._generated.uint8_array())
-        return self._data
 
     def _hold(self, data: Any) -> None:
         """Keep `data`, None until they are made, under its own name too: scripts look into `vars(dataset)`."""

@@ -45,15 +45,13 @@ class FeatureMetrics:
     """Share of the real set within the synthetic one, in [0, 1]."""
 
 
-def compare_features(
-    real_features: torch.Tensor, synthetic_features: torch.Tensor, *, network: str, neighbors: int = 3
-) -> FeatureMetrics:
+def compare_features(real_features: torch.Tensor, synthetic_features: torch.Tensor, *, network: str) -> FeatureMetrics:
     """Fréchet distance, precision and recall of two sets of features `[N, d]` and `[M, d]` of one network.
 
     Raises:
         ValueError, RuntimeError: see `frechet_distance` and `precision_recall`.
     """
-    precision, recall = precision_recall(real_features, synthetic_features, neighbors=neighbors)
+    precision, recall = precision_recall(real_features, synthetic_features)
     return FeatureMetrics(
         network=network,
         num_real=len(real_features),

@@ -154,7 +154,6 @@ def plot_features(
     *,
     network: str,
     perplexity: float = 30.0,
-    seed: int = 0,
 ) -> None:
     """Draw t-SNE maps of real and of synthetic features side by side, coloured by class.
 
@@ -167,7 +166,6 @@ def plot_features(
         class_names: the legend.
         network: the name of the network that gave the features.
         perplexity: about how many neighbours stay close to a point; at most a third of the points.
-        seed: of the embedding.
 
     Raises:
         ValueError: too few points, features or labels that do not fit, or values that are not finite.
@@ -180,7 +178,7 @@ def plot_features(
         raise ValueError(
             f"expected equally many features, got {tuple(real_features.shape)} and {tuple(synthetic_features.shape)}"
         )
-    points = _tsne(torch.cat([real_features, synthetic_features]), perplexity, seed)
+    points = _tsne(torch.cat([real_features, synthetic_features]), perplexity)
     figure = _figure(11, 5)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     halves = {"real": (points[: len(real_labels)], real_labels)}
@@ -205,7 +203,6 @@ def plot_weights(
     title: str,
     network: str,
     perplexity: float = 30.0,
-    seed: int = 0,
 ) -> None:
     """Draw a t-SNE map of the features of a class, coloured by sample weight; weights of zero are hollow.
 
@@ -214,7 +211,7 @@ def plot_weights(
         features: `[N, d]`, of the real images of one class.
         weights: `[N]`, see `metrics.sample_weights`.
         title: names the class and the method.
-        network, perplexity, seed: as in `plot_features`.
+        network, perplexity: as in `plot_features`.
 
     Raises:
         ValueError: too few points, weights that do not fit, or values that are not finite.
@@ -223,7 +220,7 @@ def plot_weights(
     """
     if weights.shape != features.shape[:1] or not weights.isfinite().all():
         raise ValueError(f"weights must be [{len(features)}] and finite, got {tuple(weights.shape)}")
-    points = _tsne(features, perplexity, seed)
+    points = _tsne(features, perplexity)
     order = weights.argsort(stable=True).cpu().numpy()  # the heavy ones on top
     values = weights.cpu().numpy()[order]
     x, y = points[order].T
@@ -238,7 +235,7 @@ def plot_weights(
     _save(figure, path)
 
 
-def _tsne(features: torch.Tensor, perplexity: float, seed: int) -> npt.NDArray[Any]:
+def _tsne(features: torch.Tensor, perplexity: float) -> npt.NDArray[Any]:
     """Places in the plane, `[N, 2]`."""
     if features.ndim != 2 or not features.isfinite().all():
         raise ValueError(f"features must be [N, d] and finite, got {tuple(features.shape)}")
@@ -249,7 +246,7 @@ def _tsne(features: torch.Tensor, perplexity: float, seed: int) -> npt.NDArray[A
         )
     with needs_extra("plots"):
         from sklearn.manifold import TSNE
-    embedding = TSNE(perplexity=min(perplexity, (len(features) - 1) / 3), init="pca", random_state=seed)
+    embedding = TSNE(perplexity=min(perplexity, (len(features) - 1) / 3), init="pca", random_state=0)
     places: npt.NDArray[Any] = embedding.fit_transform(features.float().cpu().numpy())
     return places
 

@@ -18,7 +18,7 @@ from ..networks import NETWORKS, Classifier, create_network
 from ..recipes import ClassifierTraining, accuracy, fast_recipe
 from ..running.checkpoint import Checkpointer, State, checkpointing
 from ..running.shards import Shard, Team
-from ..running.stopping import TimeLimit
+from ..running.stopping import NO_LIMIT
 from ..running.training import fill, prefixed, training_tensors
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def build_pool(
             f"a pool of networks needs at least {_FEWEST_IMAGES} real images, a fifth of them to know their accuracy "
             f"by, got {len(real_images)}; add images, or match on fresh networks"
         )
-    team = team or Team(Shard(1, 1), TimeLimit(None, Path(workdir)))
+    team = team or Team(Shard(1, 1), NO_LIMIT)
     work = {**asdict(config), "normalization": asdict(normalization), "data": real_images.fingerprint}
     piece = partial(
         Checkpointer, minutes=checkpoint_minutes, time_limit=team.time_limit, may_differ=marked(PoolConfig, MayDiffer)

@@ -1,1 +1,1 @@
-"""What makes a generator."""
+"""Training of generators."""

@@ -1,4 +1,4 @@
-"""What the updates of a training see: each image, latent and augmentation is a function of (seed, update, row)."""
+"""The batches of GAN training: each image, latent and augmentation is a function of (seed, update, row)."""
 
 import torch
 
@@ -8,23 +8,23 @@ from ..draws import Stream
 from ..images import LabeledImages, uint8_to_unit, unit_to_signed
 from .config import GeneratorTrainerConfig
 
-_FIXED = -1  # no update: what is drawn once and looked at throughout the run
+_FIXED = -1  # in place of an update: for what stays the same throughout the run
 
 
 class Batches:
     """The real images, latents and augmentations of every update.
 
-    An update is `(step, substep)`: those of the discriminator are counted from 0, and that of the generator comes
-    after them. Rows are positions in the batch, so who asks for some of them gets what the whole batch has there.
+    An update is `(step, substep)`: substep k is the k-th update of the discriminator in a step, and the last one that
+    of the generator. Rows are positions in the batch: a row has the same contents whichever other rows are asked for.
 
     Args:
         config: batch size, number of updates and augmentation.
-        real_images: on the device where batches are wanted.
-        sample_weights: None for passes over the real images in random order; else float `[N]`, and every row draws an
-            image with a probability proportional to its weight.
+        real_images: on the device of the batches.
+        sample_weights: float `[N]`; every row draws an image with probability proportional to its weight. None for
+            passes over all images in random order.
 
     Raises:
-        ValueError: weights that do not fit the images, are negative or not finite, or leave a class without any.
+        ValueError: weights that do not fit the images, are negative or not finite, or are all zero for a class.
     """
 
     def __init__(
@@ -41,32 +41,34 @@ class Batches:
 
     def real(self, step: int, substep: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Signed real images and their labels."""
-        indices = self._next(step, substep, rows) if self.cumulated is None else self._drawn(step, substep, rows)
-        indices = indices.to(self.device)
+        if self.cumulated is None:
+            indices = self._next(step, substep, rows).to(self.device)
+        else:
+            indices = self._weighted(self._position(step, substep), rows).to(self.device)
         images = unit_to_signed(uint8_to_unit(self.real_images.images[indices]))
         if self.config.flips:
             images = CropFlip(padding=0)(images, self._uniform(step, substep, rows, 3, stream=Stream.GAN_FLIP))
         return images, self.real_images.labels[indices]
 
     def latents(self, step: int, substep: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Standard normal latents, and labels of which all classes are equally likely."""
+        """Standard normal latents and uniform labels."""
         latents = self._normal(self._position(step, substep), rows)
         uniforms = self._uniform(step, substep, rows, 1, stream=Stream.GAN_LABELS).squeeze(1)
         return latents, (uniforms * self.config.generator.num_classes).long()
 
     def augmented(self, images: torch.Tensor, step: int, substep: int, rows: torch.Tensor) -> torch.Tensor:
-        """What the discriminator sees of signed images; differentiable. Synthetic ones follow the real rows."""
+        """Differentiable augmentation of signed images; rows of synthetic images follow those of the real ones."""
         uniforms = self._uniform(step, substep, rows, self.augment.num_draws, stream=Stream.GAN_AUGMENTATION)
         return self.augment(images, uniforms).contiguous(memory_format=torch.channels_last)
 
     def reference(self, count: int) -> LabeledImages:
-        """Real images as the discriminator gets them, without mirroring: always the same ones."""
+        """A fixed sample of the real images that the discriminator gets, not mirrored."""
         if self.cumulated is None:
             return self.real_images.select(self._order(_FIXED)[:count].to(self.device))
         return self.real_images.select(self._weighted(_FIXED, torch.arange(count)).to(self.device))
 
     def fixed_latents(self, count: int) -> torch.Tensor:
-        """Standard normal latents `[count, latent_dim]`, always the same ones."""
+        """Fixed standard normal latents `[count, latent_dim]`."""
         return self._normal(_FIXED, torch.arange(count))
 
     def _normal(self, position: int, rows: torch.Tensor) -> torch.Tensor:
@@ -85,19 +87,17 @@ class Batches:
         )
 
     def _next(self, step: int, substep: int, rows: torch.Tensor) -> torch.Tensor:
-        """Indices of the next images of a pass over the data in random order."""
+        """Indices of the next images in passes over the data, each in a new random order."""
         config, count = self.config, len(self.real_images)
         positions = (step * config.discriminator_steps + substep) * config.batch_size + rows
         epochs = torch.unique(positions // count)
         order = torch.cat([self._order(int(epoch)) for epoch in epochs])
         return order[positions - epochs[0] * count]
 
-    def _drawn(self, step: int, substep: int, rows: torch.Tensor) -> torch.Tensor:
-        return self._weighted(self._position(step, substep), rows)
-
     def _weighted(self, position: int, rows: torch.Tensor) -> torch.Tensor:
-        """Indices drawn with replacement, by inverting the cumulated weights at a uniform number of 48 bits."""
+        """Indices drawn with replacement, with probabilities proportional to the weights."""
         assert self.cumulated is not None
+        # One draw has 24 bits, too few to reach each of millions of images with the right probability; two have 48.
         coarse, fine = draws.uniform(self.config.seed, position, rows, 2, stream=Stream.GAN_WEIGHTED).double().unbind(1)
         return torch.searchsorted(self.cumulated, (coarse + fine * 2**-24) * self.cumulated[-1], right=True)
 

@@ -8,7 +8,7 @@ from ..generators.spectral import SpectralConv2d, SpectralEmbedding, SpectralLin
 
 
 class DownBlock(nn.Module):
-    """(ReLU -) conv - ReLU - conv (- pool), beside a 1x1 convolution where the shape changes."""
+    """(ReLU -) conv - ReLU - conv (- pool), plus a shortcut: a 1x1 convolution if the shape changes."""
 
     def __init__(self, in_channels: int, out_channels: int, *, first: bool, pool: bool, rng: torch.Generator) -> None:
         super().__init__()
@@ -21,16 +21,16 @@ class DownBlock(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         hidden: torch.Tensor = self.conv1(maps if self.first else F.relu(maps))
         hidden = self.conv2(F.relu(hidden))
-        if self.pool:  # a 1x1 convolution commutes with average pooling: pool first, it is cheaper
+        if self.pool:  # a 1x1 convolution commutes with average pooling: pooling first is cheaper
             hidden, maps = F.avg_pool2d(hidden, 2), F.avg_pool2d(maps, 2)
         shortcut: torch.Tensor = self.shortcut(maps)
         return hidden + shortcut
 
 
 class ProjectionDiscriminator(nn.Module):
-    """Scores `[N]` of signed images `[N, 3, H, W]` under labels `[N]`; high means real.
+    """Scores `[N]` of signed images `[N, 3, H, W]` with labels `[N]`; high means real.
 
-    The image is halved until it is 8 px wide, then two blocks keep its size.
+    Blocks halve the image until it is 8 px wide; two more keep its size.
 
     Source: Miyato and Koyama, "cGANs with projection discriminator", 2018.
     """
@@ -54,10 +54,10 @@ class ProjectionDiscriminator(nn.Module):
 
 
 def discriminator_hinge(real_scores: torch.Tensor, synthetic_scores: torch.Tensor) -> torch.Tensor:
-    """The hinge loss; 2 when every score is 0."""
+    """Hinge loss of the discriminator; 2 if every score is 0."""
     return F.relu(1.0 - real_scores).mean() + F.relu(1.0 + synthetic_scores).mean()
 
 
 def generator_hinge(synthetic_scores: torch.Tensor) -> torch.Tensor:
-    """What the generator lowers: minus the mean score."""
+    """Loss of the generator: minus the mean score."""
     return -synthetic_scores.mean()

@@ -45,17 +45,15 @@ def train_encoder(
     """Train an encoder to recover the latents of the generator's own samples.
 
     Args:
-        generator: frozen; its samples and their latents are the training pairs, new ones every step.
+        generator: frozen; new samples and their latents are the training pairs of each step.
         steps: updates of the encoder.
-        batch_size: samples of an update.
-        lr: the highest learning rate of the one cycle.
+        batch_size: samples per update.
+        lr: the highest learning rate of the one-cycle schedule.
         seed: of the weights and the samples.
-        device: where the generator is.
-        checkpointer: where to go on from, and when to save; without one nothing is kept.
+        device: of the generator.
+        checkpointer: of the encoder; None to save nothing.
 
-    Raises:
-        OutOfTimeError: the time is over; the encoder so far is saved.
-        FloatingPointError: its weights are not finite.
+    Raises: see `running.checkpoint.checkpointing`.
     """
     latent_dim, num_classes = int(generator.latent_dim), int(generator.num_classes)  # type: ignore[arg-type]
     with draws.global_rng_seeded(draws.make_seed(seed, stream=Stream.ENCODER_WEIGHTS)):

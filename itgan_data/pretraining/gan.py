@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Stop(enum.IntEnum):
-    """Why a run ends before its last step; where ranks have several reasons, the highest counts."""
+    """Why a run ends before its last step. If ranks have different reasons, the highest number counts."""
 
     NO = 0
     OUT_OF_TIME = 1
@@ -53,15 +53,15 @@ class _Stop(enum.IntEnum):
 
 
 class GeneratorTrainer:
-    """Trains a `BigGAN` on a real data set, and can be killed and run again at any moment.
+    """Trains a `BigGAN` on a real data set; may be killed and run again at any moment.
 
     Every random number is a function of (seed, step), so a resumed run ends with the weights of an uninterrupted
-    one. `workdir` receives `checkpoint/`, `samples/*.png`, `log.jsonl` with losses and distances, and in the end
+    one. `workdir` receives `checkpoint/`, `samples/*.png`, `log.jsonl` with losses and distances, and at the end
     `generator/`, which `load_generator` reads.
 
-    Where `torch.distributed` has a default process group, its ranks share out every batch: a rank computes its rows
-    of what one process would draw, so their number changes no more than rounding and what batch norm sees at a time.
-    Rank 0 alone reads and writes `workdir`. Under torchrun::
+    The ranks of the default process group of `torch.distributed`, if there is one, divide every batch. A rank computes
+    its rows of the batch that one process would draw, so the number of ranks changes only rounding, and the rows that
+    batch norm sees at a time. Only rank 0 reads and writes `workdir`. Under torchrun::
 
         torch.distributed.init_process_group()
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -69,18 +69,19 @@ class GeneratorTrainer:
 
     Args:
         config: how to train.
-        real_dataset: anything torchvision-like; read into memory once.
+        real_dataset: a torchvision-like data set; read into memory once.
         workdir: where checkpoints and samples go.
         device: `cpu`, `cuda`, ...; by default CUDA where there is one.
-        sample_weights: float `[N]`, not negative: real images are drawn with replacement, with probabilities
-            proportional to these (see `metrics.sample_weights`). By default each is seen once a pass.
-        feature_network: measure the Fréchet distance every `monitor_steps`, keep the best moving average in
-            `generator-best/`, and stop when the training collapses. Inception where its weights are at hand (see
-            `features.inception`), else any classifier trained on the real data; without one nothing is measured.
+        sample_weights: float `[N]`, not negative: draw real images with replacement, with probabilities proportional
+            to these (see `metrics.sample_weights`). By default every pass shows each image once.
+        feature_network: measure the Fréchet distance in its features every `monitor_steps`, keep the best moving
+            average in `generator-best/`, and stop when the training collapses. Use Inception if its weights are at
+            hand (see `features.inception`), or a classifier trained on the real data. None to measure nothing.
 
     Raises:
-        ValueError: images, classes or weights that do not fit, a batch that cannot be shared out, or a `workdir` that
-            holds a run of another configuration.
+        ValueError: images, classes or weights that do not fit, a batch that cannot be divided equally, or a `workdir`
+            that holds a run of another configuration.
+        RuntimeError: another run works in `workdir`.
     """
 
     def __init__(
@@ -114,33 +115,31 @@ class GeneratorTrainer:
         self.state = TrainingState(config, self.device)
         self.log: StepLog | None = None
         self.monitor: Monitor | None = None
-        with self._lock():  # the log of a run that goes on loses the lines after the checkpoint
+        with self._lock():  # resuming removes the lines of the log after the checkpoint
             self.step = self._resume()
             if self.ranks.leads:
                 self.log = StepLog(self.workdir / "log.jsonl", step=self.step)
         self._generator = self.ranks.replicated(self.state.generator)
         self._discriminator = self.ranks.replicated(self.state.discriminator)
         if self.log is not None and feature_network is not None:
-            self.monitor = Monitor(
-                feature_network, self.batches, config, workdir=self.workdir, work=self._work, log=self.log
-            )
+            self.monitor = Monitor(feature_network, self.batches, config, self.workdir, self._work, self.log)
 
     def run(self, max_minutes: float | None = None) -> BigGAN:
-        """Train until `config.steps`, or for about `max_minutes`, then write a checkpoint. So do Ctrl-C and SIGTERM.
+        """Train until `config.steps`, or for about `max_minutes`, and save.
 
         Returns:
-            The moving average of the generator, in evaluation mode, on every rank; `fold` makes it a frozen one. If the
-            training has collapsed, of which a warning is logged, the best one that was measured.
+            The moving average of the generator, in evaluation mode, on every rank; `fold` makes a frozen generator of
+            it. If the training has collapsed, a warning is logged and the best average that was measured is returned.
 
         Raises:
             FloatingPointError: a loss is not finite; nothing is saved since the last checkpoint.
-            KeyboardInterrupt, SystemExit: Ctrl-C, SIGTERM; all is saved.
-            RuntimeError: another run is at work in `workdir`; so does the constructor.
+            KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM; all is saved.
+            RuntimeError: another run works in `workdir`.
         """
         with self._lock():
             with signals_held() as signal_that_came:
                 stop = self._train(TimeLimit(max_minutes, self.workdir), signal_that_came)
-                self.save()  # not after an error: the step it broke off would be saved half done
+                self.save()  # not after an error, which may have left a step half done
             if stop >= _Stop.INTERRUPTED:
                 raise stop_by(stop - 128)
             self.save_samples()
@@ -151,7 +150,7 @@ class GeneratorTrainer:
         return result
 
     def _lock(self) -> AbstractContextManager[None]:
-        """The workdir for this run alone; the other ranks do not touch it."""
+        # A lock of rank 0 is enough, as the other ranks do not use the workdir.
         return workdir_lock(self.workdir, Shard(1, 1)) if self.ranks.leads else nullcontext()
 
     def _train(self, time_limit: TimeLimit, signal_that_came: Callable[[], int]) -> _Stop:
@@ -171,7 +170,7 @@ class GeneratorTrainer:
         return stop
 
     def _reason(self, time_limit: TimeLimit, number: int) -> _Stop:
-        """Why this rank would stop here; `number` is that of a signal, or 0."""
+        """Why this rank would stop now; `number` is that of a signal, or 0."""
         if number:
             return _Stop(128 + number)
         if self._has_collapsed():
@@ -192,7 +191,6 @@ class GeneratorTrainer:
         raise FloatingPointError(f"the losses are {losses} at step {self.step}; {kept}; lower the learning rates{best}")
 
     def _report(self, losses: tuple[float, float], bar: "tqdm[Any]") -> None:
-        """Losses, pictures and distances where they are due."""
         config = self.config
         if self.log is not None and self.step % config.log_steps == 0:
             self.log.write(self.step, discriminator_loss=losses[0], generator_loss=losses[1])
@@ -204,7 +202,6 @@ class GeneratorTrainer:
             self.monitor.check(self.state.average, self.step)
 
     def _result(self, stop: _Stop) -> BigGAN:
-        """What the run returns, the same on every rank."""
         result = self.state.average
         if stop is _Stop.OUT_OF_TIME:
             logger.info("out of time at step %d of %d; run again to go on", self.step, self.config.steps)
@@ -213,11 +210,11 @@ class GeneratorTrainer:
             if self.monitor is not None:
                 logger.warning("the training has collapsed by step %d; %s", self.step, self.monitor.describe_best())
                 self.monitor.load_best(result)
-        self.ranks.spread(tensors_of(result))
+        self.ranks.spread(tensors_of(result))  # only the first rank has loaded the best one
         return result
 
     def train_step(self) -> tuple[float, float]:
-        """One update of the generator after `discriminator_steps` of the discriminator; their last losses."""
+        """Update the discriminator `discriminator_steps` times, then the generator; returns their last losses."""
         state, substeps = self.state, self.config.discriminator_steps
         state.generator.train()
         state.discriminator.train().requires_grad_(True)
@@ -236,13 +233,13 @@ class GeneratorTrainer:
     def _minimize(
         self, loss_of: Callable[[torch.Tensor], torch.Tensor], replica: nn.Module, optimizer: torch.optim.Optimizer
     ) -> float:
-        """One update by the mean gradient of all parts of the batch; the loss before it, on this rank."""
+        """Update once with the mean gradient of all micro-batches; returns the loss before it, on this rank."""
         optimizer.zero_grad(set_to_none=True)
         vectors = self.state.power_iterations() if len(self._parts) > 1 else []
         first = [vector.clone() for vector in vectors]
         total = torch.zeros((), device=self.device)
         for number, rows in enumerate(self._parts):
-            for vector, value in zip(vectors, first, strict=True):  # every part sees the first one's spectral norms
+            for vector, value in zip(vectors, first, strict=True):  # all parts use the same spectral norms
                 vector.copy_(value)
             last = number == len(self._parts) - 1
             with nullcontext() if last else self.ranks.gradients_stay(replica):
@@ -275,7 +272,7 @@ class GeneratorTrainer:
 
     @torch.no_grad()
     def save_samples(self) -> None:
-        """Write ten images per class of the moving average, the same latents each time, to `samples/`."""
+        """Write ten images per class of the moving average to `samples/`, always of the same latents."""
         if not self.ranks.leads:
             return
         labels = torch.arange(self.config.generator.num_classes, device=self.device).repeat_interleave(10)
@@ -286,12 +283,11 @@ class GeneratorTrainer:
             image_grid(signed_to_unit(images), columns=10).save(path)
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint."""
         if self.ranks.leads:
             self._checkpointer.save(self.state.tensors(), self.step)
 
     def _resume(self) -> int:
-        """Take the state from the checkpoint, if there is one; the steps done."""
         step, tensors = 0, self.state.tensors()
         found = self._checkpointer.load(self.config.steps) if self.ranks.leads else None
         if found is not None:

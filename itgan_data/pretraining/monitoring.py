@@ -1,8 +1,9 @@
-"""How a training goes: distances to the real images, the best moving average so far, and whether it has collapsed."""
+"""Monitoring of GAN training: distances to the real images, the best moving average, and collapse."""
 
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,47 +21,35 @@ from ..running.step_log import StepLog
 from .batches import Batches
 from .config import MAY_DIFFER, GeneratorTrainerConfig
 
-_GENERATE = 250  # images at a time
+_GENERATE = 250  # images per batch
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Monitor:
-    """Measures how far the images of the moving average are from the real ones, and keeps the best average.
+    """Measures the Fréchet distance between images of the moving average and real ones, and keeps the best average.
 
-    The measure is the Fréchet distance in the features of a given network; those of other networks or numbers of images
-    are not comparable, so lines of the log with others are passed over. The run has collapsed when the last
-    `collapse_checks` distances are each above `collapse_ratio` times the lowest one. All that is known comes from the
-    log, so a resumed run judges as an uninterrupted one.
-
-    Args:
-        network: in whose features images are compared.
-        batches: gives the real images and the latents, the same ones each time.
-        config: how many images, and when the run has collapsed.
-        workdir: receives `generator-best/`, which `load_generator` reads, and `checkpoint-best/`.
-        work: JSON values that determine the training.
-        log: of the run; distances are added to it.
+    All that it knows comes from the log, so a resumed run decides like an uninterrupted one. Distances in the features
+    of another network or of another number of images are not comparable, so such lines of the log are ignored.
     """
 
-    def __init__(
-        self,
-        network: FeatureNetwork,
-        batches: Batches,
-        config: GeneratorTrainerConfig,
-        *,
-        workdir: Path,
-        work: Mapping[str, Any],
-        log: StepLog,
-    ) -> None:
-        self.network = network
-        self.batches = batches
-        self.config = config
-        self.workdir = workdir
-        self._checkpointer = Checkpointer(workdir / "checkpoint-best", work, may_differ=MAY_DIFFER)
-        self.log = log
-        self.count = min(config.monitor_samples, len(batches.real_images))
-        self._kind = {"network": network.name, "samples": self.count}
-        found = [line for line in log.found if self._kind.items() <= line.items()]
+    network: FeatureNetwork
+    """Images are compared in its features."""
+    batches: Batches
+    config: GeneratorTrainerConfig
+    workdir: Path
+    """Receives `generator-best/`, which `load_generator` reads, and `checkpoint-best/`."""
+    work: Mapping[str, Any]
+    """JSON values that determine the training."""
+    log: StepLog
+    """Distances are added to it."""
+
+    def __post_init__(self) -> None:
+        self._checkpointer = Checkpointer(self.workdir / "checkpoint-best", self.work, may_differ=MAY_DIFFER)
+        self.count = min(self.config.monitor_samples, len(self.batches.real_images))
+        self._kind = {"network": self.network.name, "samples": self.count}
+        found = [line for line in self.log.found if self._kind.items() <= line.items()]
         self.distances: dict[int, float] = {line["step"]: line["frechet_distance"] for line in found}
 
     @property
@@ -70,13 +59,13 @@ class Monitor:
 
     @property
     def has_collapsed(self) -> bool:
-        """Whether the rule says so."""
+        """Whether the last `collapse_checks` distances are all above `collapse_ratio` times the lowest one."""
         last = list(self.distances.values())[-self.config.collapse_checks :]
         bound = self.config.collapse_ratio * min(self.distances.values(), default=0.0)
         return len(last) == self.config.collapse_checks and min(last) > bound
 
     def check(self, average: BigGAN, step: int) -> None:
-        """Measure the moving average, note the distance, and keep the average if it is the best one."""
+        """Measure the moving average, log the distance, and save the average if it is the best one."""
         distance = self._distance(average)
         if distance < min(self.distances.values(), default=math.inf):
             self._checkpointer.save(average.state_dict(), step)
@@ -87,11 +76,7 @@ class Monitor:
         logger.info("step %d: Fréchet distance %.4g in the features of %s", step, distance, self.network.name)
 
     def load_best(self, average: BigGAN) -> None:
-        """Give `average` the weights of the best one.
-
-        Raises:
-            ValueError: they are missing or damaged.
-        """
+        """Load the weights of the best average; ValueError if they are missing or damaged."""
         found = self._checkpointer.load()
         if found is None:
             raise ValueError(
@@ -100,7 +85,7 @@ class Monitor:
         average.load_state_dict(found.tensors)
 
     def describe_best(self) -> str:
-        """Where the best average is, in words."""
+        """Where the best average is, for messages."""
         step = self.best_step
         if step is None:
             return "no moving average was measured yet"
@@ -109,13 +94,12 @@ class Monitor:
 
     @cached_property
     def _reference(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of real images, and their labels."""
         reference = self.batches.reference(self.count)
         return self.network.features(reference.images), reference.labels
 
     @torch.no_grad()
     def _distance(self, average: BigGAN) -> float:
-        """Between real images and as many synthetic ones of the same labels."""
+        """Between the real images and as many synthetic ones with the same labels."""
         real_features, labels = self._reference
         latents = self.batches.fixed_latents(self.count)
         pairs = zip(torch.split(latents, _GENERATE), torch.split(labels, _GENERATE), strict=True)

@@ -10,7 +10,7 @@ from .config import GeneratorTrainerConfig
 
 
 def digits(num_classes: int = 10) -> GeneratorTrainerConfig:
-    """Scikit-learn's digits in about a minute on two cores: 32 channels."""
+    """For scikit-learn's digits, about a minute on two cores: 32 channels."""
     return GeneratorTrainerConfig(
         generator=BigGANConfig(num_classes=num_classes, latent_dim=32, channels=(32, 32, 32, 32)),
         discriminator_channels=32,
@@ -30,10 +30,10 @@ def digits(num_classes: int = 10) -> GeneratorTrainerConfig:
 
 
 def small(num_classes: int = 10) -> GeneratorTrainerConfig:
-    """Images of 32 px on two cores, in hours: 64 channels.
+    """For images of 32 px, some hours on two cores: 64 channels.
 
-    At 12 passes over the data the discriminator cannot overfit yet, and heavy DiffAugment only weakens it; two updates
-    of it for each of the generator were worth more than twice the steps.
+    In 12 passes over the data the discriminator cannot overfit yet, and heavy DiffAugment only weakens it. Two updates
+    of the discriminator per update of the generator helped more than twice the steps.
     """
     return GeneratorTrainerConfig(
         generator=BigGANConfig(num_classes=num_classes, channels=(64, 64, 64, 64)),
@@ -49,7 +49,7 @@ def small(num_classes: int = 10) -> GeneratorTrainerConfig:
 
 
 def paper(num_classes: int = 10) -> GeneratorTrainerConfig:
-    """Images of 32 px on a GPU, at the size of the reference: 256 channels, and all of DiffAugment."""
+    """For images of 32 px on a GPU, in the size of the paper: 256 channels and all of DiffAugment."""
     return GeneratorTrainerConfig(generator=BigGANConfig(num_classes=num_classes), discriminator_steps=4)
 
 

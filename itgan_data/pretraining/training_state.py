@@ -1,4 +1,4 @@
-"""What training changes: the two networks, their optimisers, and the moving average of the generator."""
+"""The state of GAN training: the two networks, their optimisers, and the moving average of the generator."""
 
 import copy
 from functools import partial
@@ -44,7 +44,7 @@ class TrainingState:
             average.lerp_(current, 1 - decay)
 
     def power_iterations(self) -> list[torch.Tensor]:
-        """The vectors that spectral norms have found so far; they share memory with the networks."""
+        """The vectors of all power iterations so far; they share memory with the networks."""
         return [layer.u for layer in self._spectral_layers() if layer.u is not None]
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -61,5 +61,4 @@ class TrainingState:
 
 
 def tensors_of(module: nn.Module) -> list[torch.Tensor]:
-    """Parameters and buffers."""
     return [*module.parameters(), *module.buffers()]

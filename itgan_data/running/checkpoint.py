@@ -1,8 +1,8 @@
 """Checkpoints of long work: what is on disk, and when it is written.
 
-A checkpoint holds tensors, counters and the configuration, whole or not at all. It is a folder with
-`checkpoint.json`, which names the piece files, their SHA-256 and the shape of every tensor. The manifest is renamed
-into place last, so a kill at any moment leaves the previous checkpoint readable.
+A checkpoint is a folder of safetensors files and a manifest, `checkpoint.json`, with the step, the configuration, the
+SHA-256 of each file and the shape of each tensor. The manifest is renamed into place last, so a kill at any moment
+leaves the previous checkpoint readable.
 """
 
 import json
@@ -10,17 +10,17 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..storage.files import differences, fingerprint, load_tensors, read_json, save_tensors, sha256_of, write_json
-from .stopping import TimeLimit, signals_held, stop_by
+from .stopping import NO_LIMIT, TimeLimit, signals_held, stop_by
 
 MANIFEST = "checkpoint.json"
-PIECE_BYTES = 15 << 20  # below the 16 MB that many stores and transfers take as the limit of one file
+PIECE_BYTES = 15 << 20  # below 16 MB, a common limit of stores and transfers for one file
 
 State = Mapping[str, torch.Tensor]
 
@@ -35,58 +35,49 @@ class Checkpoint:
     step: int
 
 
+@dataclass(eq=False)
 class Checkpointer:
-    """The checkpoint of one piece of work: where it is, what it belongs to, and when the next one is due.
+    """Saves and loads the checkpoint of one piece of work, and knows when the next one is due."""
 
-    Args:
-        folder: made if needed; holds nothing else.
-        work: JSON values that determine the work.
-        minutes: between two checkpoints.
-        time_limit: when the work stops; by default when it is done.
-        may_differ: keys of `work` that do not change it, such as how often it is saved.
-        piece_bytes: no file holds more bytes of tensor data than this.
-    """
+    folder: Path
+    """Holds nothing else; made by the first save."""
+    work: Mapping[str, Any]
+    """JSON values that determine the work."""
+    _: KW_ONLY
+    minutes: float = 5.0
+    """Between two checkpoints."""
+    time_limit: TimeLimit = NO_LIMIT
+    """When the work has to stop."""
+    may_differ: Collection[str] = ()
+    """Keys of `work` that do not change its result, such as how often it is saved."""
+    piece_bytes: int = PIECE_BYTES
+    """The most tensor data in one file."""
 
-    def __init__(
-        self,
-        folder: Path,
-        work: Mapping[str, Any],
-        *,
-        minutes: float = 5.0,
-        time_limit: TimeLimit | None = None,
-        may_differ: Collection[str] = (),
-        piece_bytes: int = PIECE_BYTES,
-    ) -> None:
-        self.folder = folder
-        self.work = work
-        self.minutes = minutes
-        self.time_limit = time_limit or TimeLimit(None, folder)
-        self.may_differ = may_differ
-        self.piece_bytes = piece_bytes
+    def __post_init__(self) -> None:
         self.saved = time.monotonic()
         self.saved_step: int | None = None
 
     def save(self, tensors: State, step: int) -> None:
-        """Replace the checkpoint by one of `tensors`, of any shapes and dtypes, after `step` steps."""
+        """Replace the checkpoint with `tensors`, of any shapes and dtypes, after `step` steps."""
         pieces = {}
         for number, piece in enumerate(_pieces(tensors, self.piece_bytes)):
-            # Other contents have another name, so the pieces of the last save at this step stay whole.
+            # The name depends on the contents, so saving again at this step never overwrites a file of the last save.
             name = f"step-{step:08d}-{number:03d}-{fingerprint(piece)[:8]}.safetensors"
             save_tensors(self.folder / name, piece)
             pieces[name] = sha256_of(self.folder / name)
         shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
         manifest = {"step": step, "config": dict(self.work), "pieces": pieces, "shapes": shapes}
         write_json(self.folder / MANIFEST, manifest)
-        for file in self.folder.iterdir():  # what the last checkpoint and interrupted writes left
+        for file in self.folder.iterdir():  # those of the last checkpoint and of interrupted writes
             if file.name not in pieces and file.name != MANIFEST:
                 file.unlink(missing_ok=True)
         self.saved, self.saved_step = time.monotonic(), step
 
     def load(self, steps: int | None = None) -> Checkpoint | None:
-        """The last checkpoint, if there is one, of work that has `steps` steps in all.
+        """The last checkpoint, or None.
 
         Raises:
-            ValueError: it is of other work, damaged, or beyond `steps`.
+            ValueError: it belongs to other work, is damaged, or is beyond `steps`, the total number.
         """
         self.saved = time.monotonic()
         manifest = self.read_manifest()
@@ -107,7 +98,7 @@ class Checkpointer:
         return Checkpoint(tensors, step)
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """What `save` has noted; None when there is no checkpoint. Reads no tensors.
+        """The manifest, or None if there is no checkpoint. Reads no tensors.
 
         Raises:
             ValueError: it belongs to other work.
@@ -124,23 +115,23 @@ class Checkpointer:
         return manifest
 
     def is_finished(self, steps: int) -> bool:
-        """Whether the last checkpoint is the one after the last step. Reads no tensors."""
+        """Whether all `steps` steps are done and saved. Reads no tensors."""
         done = saved_step(self.folder)
         return done is not None and done >= steps
 
     def due(self) -> bool:
-        """Whether the last save was long enough ago."""
+        """Whether it is time for the next save."""
         return time.monotonic() > self.saved + 60 * self.minutes
 
     def describe_saved(self) -> str:
-        """What an error says of the work that is not lost."""
+        """Which work is not lost, for error messages."""
         if self.saved_step is None:
             return "nothing was saved yet"
         return f"the last good state, step {self.saved_step}, is in {self.folder}"
 
 
 def saved_step(folder: Path) -> int | None:
-    """How far the checkpoint in `folder` is; None where there is none. Reads no tensors, so others may be writing."""
+    """The steps done by the checkpoint in `folder`, or None; another process may be writing it."""
     manifest = folder / MANIFEST
     return int(read_json(manifest)["step"]) if manifest.is_file() else None
 
@@ -151,14 +142,18 @@ def checkpointing(
 ) -> Iterator[Callable[[int, Callable[[], State]], None]]:
     """Save the work of a loop. Yields a function to call after every step, with the step's number and its state.
 
-    It saves when a checkpoint is due, after the last step, and when the work stops: when the time is over, and at
-    Ctrl-C or SIGTERM, which wait for the end of the step. Then it raises `OutOfTimeError`, `KeyboardInterrupt` or
-    `SystemExit`. A state that is not finite is never saved: it raises `FloatingPointError`.
+    The function saves when a checkpoint is due, after the last step, and when the work has to stop: when the time is
+    over, and at Ctrl-C or SIGTERM, which wait for the end of the step.
 
     Args:
-        checkpointer: saves; None to do nothing.
-        steps: the number of the last one.
-        remedy: what to do about values that are not finite.
+        checkpointer: None to do nothing.
+        steps: the number of the last step.
+        remedy: what to do about values that are not finite, for the message.
+
+    Raises:
+        OutOfTimeError: the time is over; all is saved.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM; all is saved.
+        FloatingPointError: the state is not finite; it is not saved.
     """
     if checkpointer is None:
         yield lambda step, state: None
@@ -177,7 +172,7 @@ def checkpointing(
                 checkpointer.save(tensors, step)
             if stop:
                 raise stop_by(stop)
-            if over:  # by now it may be over although nothing was saved
+            if over:  # not is_over() again: it may have become over since then, with nothing saved
                 checkpointer.time_limit.check()
 
         yield done

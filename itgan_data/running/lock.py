@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from .shards import Shard
 
-_GRACE_SECONDS = 1.0  # for a process that is about to end, or only looks whether the lock is taken
+_GRACE_SECONDS = 1.0  # for a process that is about to end, or is only testing the lock
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 logger = logging.getLogger(__name__)
@@ -18,17 +18,18 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def workdir_lock(workdir: Path, shard: Shard) -> Iterator[None]:
-    """Keep other runs out of `workdir`, but not the other shards of as many.
+    """Keep other runs out of `workdir`, but not the other shards of the same count.
 
-    Every shard locks a file of its own, and finds the files of other counts unlocked: those would share the same work
-    out otherwise. The operating system unlocks the files of a process that is killed. They are never removed, as a
-    file could be locked by one process while another makes it again.
+    Each shard locks its own file, and requires that no shard of another count, which would divide the work in another
+    way, has locked one.
 
     Raises:
-        RuntimeError: another run is at work there.
+        RuntimeError: another run works there.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    # First the own lock and then a look at the others: of two runs that start together at least one sees the other.
+    # Its own lock first, then the others: of two runs that start together, at least one sees the other. The operating
+    # system unlocks the files of a killed process. No file is ever removed: another process could have locked it, while
+    # a third one makes and locks a new file of this name.
     with _locked(workdir / f"{shard.number}-of-{shard.count}.lock"):
         for other in sorted(workdir.glob("*-of-*.lock")):
             if not other.stem.endswith(f"-of-{shard.count}"):

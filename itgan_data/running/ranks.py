@@ -1,4 +1,4 @@
-"""The processes that train one generator together, as one of them sees them; a process may be alone."""
+"""The processes that train one generator together; there may be only one."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,13 +11,10 @@ from .shards import Shard
 
 
 class Ranks:
-    """The default process group, or this process alone where there is none.
-
-    Args:
-        device: of this process.
+    """The default process group, or this process alone if there is none.
 
     Raises:
-        ValueError: torchrun has started several processes, and they have no process group.
+        ValueError: torchrun has started several processes, but they have no process group.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,10 +25,10 @@ class Ranks:
         self.device = device
 
     def parts(self, batch_size: int, micro_batches: int) -> list[torch.Tensor]:
-        """The rows of a batch that are computed here, int64 on the CPU, in as many equal parts as `micro_batches`.
+        """This rank's rows of a batch, int64 on the CPU, in `micro_batches` equal parts.
 
         Raises:
-            ValueError: the batch cannot be shared out equally.
+            ValueError: the batch cannot be divided equally.
         """
         if batch_size % (self.count * micro_batches):
             raise ValueError(
@@ -41,15 +38,14 @@ class Ranks:
         return list(torch.arange(batch_size).view(self.count, micro_batches, -1)[self.rank])
 
     def replicated(self, module: nn.Module) -> nn.Module:
-        """The module, with gradients that are the mean over the ranks, and with the buffers of the first rank."""
+        """The module with gradients averaged over the ranks, and with the buffers of the first rank."""
         return module if self.count == 1 else DistributedDataParallel(module)
 
     def gradients_stay(self, replica: nn.Module) -> AbstractContextManager[None]:
-        """A context in which the gradients of `replica` are summed up here, for a later mean over the ranks."""
+        """A context in which the gradients of `replica` are accumulated, and not averaged over the ranks yet."""
         return replica.no_sync() if isinstance(replica, DistributedDataParallel) else nullcontext()
 
     def mean(self, first: float, second: float) -> tuple[float, float]:
-        """The means of two values over the ranks."""
         if self.count == 1:
             return first, second
         values = torch.tensor([first, second], device=self.device)
@@ -58,7 +54,6 @@ class Ranks:
         return first, second
 
     def largest(self, value: int) -> int:
-        """The largest value of any rank."""
         if self.count == 1:
             return value
         tensor = torch.tensor(value, device=self.device)
@@ -67,7 +62,7 @@ class Ranks:
 
     @torch.no_grad()
     def spread(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give all ranks the values that the first has."""
+        """Copy the values of the first rank to all others."""
         if self.count == 1:
             return
         for tensor in tensors:

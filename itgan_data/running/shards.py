@@ -1,7 +1,7 @@
-"""Work that several processes share: which of them this one is, who makes which pieces, and how they wait.
+"""Work that several processes share: who makes which pieces, and how they wait for each other.
 
-They are the ranks of torchrun, or the jobs of an array (`prepare()`, `run_shard("3/16")` sixteen times, `merge()`).
-Condensation shared out so learns, on the CPU bit for bit, the latents of one process.
+The processes are the ranks of torchrun, or the jobs of an array (`prepare()`, `run_shard("1/16")` to
+`run_shard("16/16")`, `merge()`). The latents are those that a single process learns, on the CPU bit for bit.
 """
 
 import logging
@@ -16,7 +16,7 @@ from torch import distributed
 from .checkpoint import Checkpointer, State, saved_step
 from .stopping import TimeLimit
 
-_POLL_SECONDS = 0.5  # a look costs one small read, also for hundreds of processes on a shared file system
+_POLL_SECONDS = 0.5  # each time one small file is read: cheap even for hundreds of processes on a shared file system
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +58,9 @@ class Shard:
 
     @staticmethod
     def of_this_process() -> "Shard":
-        """That of rank k among n, k + 1 of n, in the default process group or else as torchrun says; 1/1 without them.
-
-        Condensation needs no process group, and had better not make one where torchrun may restart the ranks: some
-        versions of torch cannot make a gloo group a second time (https://github.com/pytorch/pytorch/issues/135712).
-        """
+        """(rank + 1)/(world size) of the default process group, or else of torchrun; 1/1 without either."""
+        # Condensation makes no process group, so that torchrun can restart its ranks: some versions of torch cannot
+        # make a gloo group a second time (https://github.com/pytorch/pytorch/issues/135712).
         if distributed.is_available() and distributed.is_initialized():
             return Shard(distributed.get_rank() + 1, distributed.get_world_size())
         if under_torchrun():
@@ -71,21 +69,21 @@ class Shard:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes, and speaks, where one has to: the first, or the only one."""
+        """Whether this process writes files and messages for all: the first, or the only one."""
         return self.number == 1
 
     def deal(self, num_pieces: int) -> range:
-        """The pieces of a stage that are dealt to this shard: every `count`-th."""
+        """The numbers of this shard's pieces: every `count`-th one."""
         return range(self.number - 1, num_pieces, self.count)
 
 
 class Team:
-    """The processes that work in one workdir, as one of them sees them.
+    """The processes that work in one workdir.
 
     Args:
-        shard: whose pieces are made here, while the others' are waited for; None to make none and wait for none, as a
-            job of an array does, which knows of no others.
-        time_limit: how long the others are waited for.
+        shard: this process, which makes its own pieces and waits for the others. None for one that makes nothing and
+            waits for nobody, such as a job of an array.
+        time_limit: how long to wait for the others.
     """
 
     def __init__(self, shard: Shard | None, time_limit: TimeLimit) -> None:
@@ -94,26 +92,26 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes what all have made together. Jobs of an array all do, each the same bytes."""
+        """Whether this process writes joint results. Every job of an array does: all would write the same bytes."""
         return self.shard is None or self.shard.leads
 
     def make_own(self, pieces: Sequence[Checkpointer], steps: int, make: Callable[[int], State]) -> dict[int, State]:
-        """The tensors of this shard's pieces of a stage: read where they are finished, else made.
+        """The tensors of this shard's pieces: read if they are finished, else made.
 
         Args:
             pieces: the checkpoint of each piece of the stage.
-            steps: how many a finished one has.
-            make: makes and keeps piece k, from where its checkpoint is.
+            steps: of a finished piece.
+            make: makes and saves piece k, starting from its checkpoint.
         """
         own = [] if self.shard is None else self.shard.deal(len(pieces))
         return {k: _read(pieces[k], steps) if pieces[k].is_finished(steps) else make(k) for k in own}
 
     def gather(self, pieces: Sequence[Checkpointer], steps: int, make: Callable[[int], State]) -> list[State]:
-        """The tensors of all pieces of a stage, in order; arguments as for `make_own`.
+        """The tensors of all pieces of a stage, in order; for arguments see `make_own`.
 
         Raises:
-            OutOfTimeError: the time ran out while waiting.
-            ValueError: pieces are not finished and nobody is waited for.
+            OutOfTimeError: the time was over before the other processes had finished.
+            ValueError: a piece is not finished, and this process waits for nobody.
         """
         if self.shard is None:
             _check_finished(pieces, steps)
@@ -125,8 +123,8 @@ class Team:
         return [made[k] for k in range(len(pieces))]
 
     def _wait(self, piece: Checkpointer, steps: int) -> None:
-        # Not by a collective operation: it would time out where a stage takes hours, and hang where a process is
-        # started again. That one finds its pieces as it left them, even if the processes are fewer or more than before.
+        # Not with a collective operation: that would time out when a stage takes hours, and hang when a process is
+        # restarted. With files, a restarted process goes on, even if there are fewer or more processes than before.
         if not piece.is_finished(steps):
             logger.info("waiting for %s", piece.folder)
         while not piece.is_finished(steps):
@@ -147,5 +145,5 @@ def _check_finished(pieces: Sequence[Checkpointer], steps: int) -> None:
 def _read(piece: Checkpointer, steps: int) -> State:
     found = piece.load(steps)
     assert found is not None, f"{piece.folder} is finished"
-    # Without the moments, which nobody asks for any more: those of all pieces together may be large.
+    # Without the optimiser's state, which is not needed any more and is large for all pieces together.
     return {name: tensor for name, tensor in found.tensors.items() if not name.startswith("state.")}

@@ -10,11 +10,9 @@ from typing import Any
 class StepLog:
     """A log that a run adds to.
 
-    Opened by a run that goes on from a checkpoint, it loses the lines after it, so that no step is there twice.
-
     Args:
-        path: of the file; made when there is a line.
-        step: how far the run is.
+        path: of the file; made with the first line.
+        step: the steps done. Lines of later steps are removed: the run will write them again.
     """
 
     def __init__(self, path: Path, *, step: int) -> None:
@@ -38,12 +36,12 @@ class StepLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, but for a last one that is being written or was cut by a kill; none without a file."""
+    """The lines of a log, without a last one that is not complete; none if there is no file."""
     return [line for line, _ in _whole_lines(path)]
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Lines, and where each ends in the file."""
+    """Complete lines, and the position where each ends in the file."""
     end = 0
     for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
         if not line.endswith(b"\n"):

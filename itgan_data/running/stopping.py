@@ -30,7 +30,6 @@ class TimeLimit:
         self.workdir = workdir
 
     def is_over(self) -> bool:
-        """Whether the time is over."""
         return time.monotonic() > self.deadline
 
     def check(self) -> None:
@@ -39,14 +38,17 @@ class TimeLimit:
             raise OutOfTimeError(f"out of time; the work so far is in {self.workdir}, run again to go on")
 
 
+NO_LIMIT = TimeLimit(None, Path())
+
+
 @contextmanager
 def signals_held() -> Iterator[Callable[[], int]]:
-    """Hold Ctrl-C and SIGTERM back, so that a step can be finished and saved; a second one comes through at once.
+    """Hold back Ctrl-C and SIGTERM, so that a step can be finished and saved; a second signal acts at once.
 
-    SIGTERM is what `docker stop`, Slurm and torchrun send some seconds before they kill. Yields a function that gives
-    the number of the signal that came, or 0; the end of the block raises what `stop_by` says. A signal that is handled
-    otherwise already is left alone, and so are all in other threads than the main one, where Python allows no handlers.
+    `docker stop`, Slurm and torchrun send SIGTERM some seconds before they kill. Yields a function that returns the
+    number of the signal that came, or 0; the end of the block raises it (see `stop_by`).
     """
+    # Python allows handlers in the main thread only, and those that others have set are left alone.
     main = threading.current_thread() is threading.main_thread()
     held = [number for number, default in _DEFAULTS.items() if main and signal.getsignal(number) == default]
     came: list[int] = []
@@ -65,10 +67,10 @@ def signals_held() -> Iterator[Callable[[], int]]:
         yield lambda: came[0] if came else 0
     finally:
         release()
-    if came:  # after the last look; who has seen it has raised by now
+    if came:  # after the caller looked for the last time, or the caller would have raised
         raise stop_by(came[0])
 
 
 def stop_by(number: int) -> BaseException:
-    """What to raise for a signal when all is saved: for SIGTERM an end with the exit status that shells give it."""
+    """The exception to raise for a signal: for SIGTERM, an exit with the status that shells use."""
     return SystemExit(128 + number) if number == signal.SIGTERM else KeyboardInterrupt()

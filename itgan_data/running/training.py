@@ -1,4 +1,4 @@
-"""What training changes, as named tensors for a checkpoint: a module and its optimiser."""
+"""The state of training, a module and its optimiser, as named tensors for a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,29 +13,29 @@ from .checkpoint import Checkpoint
 def training_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name, and `state.NAME.KEY` of the optimiser; they share memory with both.
 
-    An optimiser that has not stepped yet gets its tensors here, all zero, so that a checkpoint can be copied into them.
+    An optimiser that has not stepped yet gets its tensors here, all zero, so that a checkpoint can be copied into it.
     """
-    # Not at import: the package also serves data where PyTorch was built without `torch.distributed`.
+    # Imported here because a PyTorch without `torch.distributed` can still load bundles.
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
     is_new = not optimizer.state
     if is_new:
-        optimizer.zero_grad()  # older releases refuse to make the state where there are gradients
+        optimizer.zero_grad()  # older releases refuse to make the state if there are gradients
     options = StateDictOptions(flatten_optimizer_state_dict=True)
     found: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=options)
     state = {name: value for name, value in found.items() if name.startswith("state.")}  # the rest are settings
     if is_new:
         for tensor in state.values():
-            tensor.zero_()  # PyTorch has made them by a step of length zero, which counts, and adds weight decay
+            tensor.zero_()  # PyTorch made them by a step with lr 0, which counts as one and adds weight decay
     return {**module.state_dict(), **state}
 
 
 @torch.no_grad()
 def fill(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
-    """Copy into `tensors` the values of the same names.
+    """Copy the values of the same names into `tensors`.
 
     Raises:
-        ValueError: one is missing.
+        ValueError: a name is missing.
     """
     if missing := sorted(tensors.keys() - values.keys()):
         raise ValueError(f"the checkpoint has no {missing[0]}: another release wrote it; remove its folder")
@@ -44,7 +44,6 @@ def fill(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors as `PREFIX.NAME`."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
@@ -57,13 +56,12 @@ class Fit:
         self.schedule = schedule
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps."""
-        # Schedules find a rate from the last one, so a rate computed from the step would differ in the last bits.
+        # Schedules compute each rate from the last one: a rate computed from the step would differ in the last bits.
         lr = torch.tensor(self.optimizer.param_groups[0]["lr"], dtype=torch.float64)
         return {**training_tensors(self.module, self.optimizer), "lr": lr}
 
     def restore(self, found: Checkpoint | None) -> int:
-        """Go on from a checkpoint, if there is one; the steps done."""
+        """Load a checkpoint, if there is one; returns the steps done."""
         if found is None:
             return 0
         fill(training_tensors(self.module, self.optimizer), found.tensors)

@@ -95,6 +95,6 @@ def standardize_and_augment(
     images = unit if normalization is None else normalization.standardize(unit)
     if augmentation is not None:
         numbers = uniform(seed, epoch, indices, count_draws(augmentation), stream=Stream.AUGMENTATION)
-        numbers[:, :shared_draws] = numbers[:1, :shared_draws]
+        numbers[:, :shared_draws] = numbers[:1, :shared_draws]  # as for the first image
         images = augmentation(images, numbers)
     return images, labels

@@ -22,8 +22,8 @@ class Sample(tuple[Any, ...]):
 class Batch(list[Any]):
     """The samples of one batch: the list that `DataLoader` promises a `collate_fn`.
 
-    The samples are made when the list is first used as one. `default_collate` does not: it finds the whole tensors
-    here, where stacking 256 samples would make the batch a second time, by way of PIL.
+    The samples are made when the list is first used as one. `default_collate` does not use it so: it takes the whole
+    tensors, where stacking 256 samples would make the batch a second time, through PIL.
     """
 
     whole: tuple[Any, Sequence[Any]] | None = None

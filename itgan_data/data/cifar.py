@@ -76,7 +76,7 @@ class ITGANCIFAR10(SyntheticDataset, CIFAR10):  # type: ignore[misc]  # torchvis
             if root is None:
                 raise ValueError("train=False is the real test split, which torchvision reads; pass root=")
             if place in _DOWNLOADS and not download:
-                logger.warning("as download=True was given for it before, %s is to hold the real test split", place)
+                logger.warning("download=True was given before: the real test split is fetched to %s if missing", place)
             CIFAR10.__init__(self, root, False, transform, target_transform, download or place in _DOWNLOADS)
             self._init_batches(batch_transform)
             return

@@ -26,16 +26,15 @@ def _of_all(name: str) -> Any:
 
 
 class SyntheticEnsemble(Dataset[tuple[Any, Any]]):
-    """Data sets of several generators, of which each batch comes from one, drawn at random.
+    """Data sets of several generators; each batch comes from one of them, drawn at random.
 
-    The data sets say the rest: their latents (stored, fresh, filtered ...), cache, transforms and device. They have
-    the same targets, and index i of a batch is item i of the data set that was drawn. A transform that is assigned to
-    the ensemble, as timm's loader does, is assigned to all of them.
+    Latents, cache, transforms and device are the data sets' own. They have the same targets, and index i of a batch is
+    item i of the data set that was drawn. A transform assigned to the ensemble, as timm's loader does, is assigned to
+    all of them.
 
-    The draw is a function of (seed, epoch, first index of the batch). So a run can be repeated and resumed exactly,
-    and ranks draw for themselves; but which generator makes an image depends on the batch that it is in, and with
-    another batch size or order it may be another one. The image that a generator makes of an index depends on no
-    batch, as in the data sets. A single item is a batch of its own.
+    The draw is a function of (seed, epoch, first index of the batch), so a run can be repeated and resumed exactly, and
+    each rank draws for itself. Which generator makes an image depends on its batch, and so on batch size and order; the
+    image that this generator makes does not. A single item is a batch of one.
 
     Args:
         datasets: `SyntheticDataset`s or those derived from it, such as `ITGANCIFAR10`.
@@ -44,7 +43,7 @@ class SyntheticEnsemble(Dataset[tuple[Any, Any]]):
 
     Raises:
         ValueError: no data sets; other targets, classes or image shapes than the first one's; weights that are
-            negative, not finite, all zero, or not one a data set.
+            negative, not finite, all zero, or not one per data set.
 
     Source: Slim, "Boosting generative networks for incremental learning", 2020, section 5.1, after Pham et al., 2019.
     """

@@ -61,7 +61,7 @@ class GeneratedImages:
         if length is not None and (latents.fresh or length < len(latents)):
             raise ValueError(
                 f"length repeats stored latents, so it must be at least {len(latents)}, got {length}; for fewer images "
-                "take a Subset, and give fresh latents the size that they are to have"
+                "take a Subset, and choose the size of fresh latents when they are made"
             )
         parameter = next(generator.parameters(), torch.empty(0))
         self.device = torch.device(device) if device is not None else parameter.device
@@ -113,7 +113,7 @@ class GeneratedImages:
         return _as_uint8(pixels).transpose(1, 2, 0)
 
     def make_all(self) -> None:
-        """Make all images that are to be kept; nothing where none are."""
+        """Make all images that the cache keeps; do nothing without a cache."""
         if self._kept is not None:
             missing = self._kept.missing(np.arange(len(self._kept.pixels)))
             for first in trange(0, len(missing), _CHUNK, desc="generating", delay=_PATIENCE):

@@ -162,7 +162,7 @@ class SyntheticLoader:
 def _made_ahead(
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]], device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The same batches, each enqueued on a stream of its own before the one ahead of it is given out."""
+    """The same batches, made on a side stream: the next one is enqueued before the current one is given out."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))  # for what the data set is still being copied from
 

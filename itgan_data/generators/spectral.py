@@ -28,7 +28,7 @@ class SpectralNorm(nn.Module):
             return self.weight
         with torch.autocast(self.weight.device.type, enabled=False):
             matrix = self.weight.flatten(1)
-            with torch.no_grad():
+            with torch.no_grad():  # the gradient goes through sigma alone, with both vectors held constant
                 right = F.normalize(self.u @ matrix, eps=SPECTRAL_EPS)
                 left = F.normalize(right @ matrix.t(), eps=SPECTRAL_EPS)
                 if self.training:

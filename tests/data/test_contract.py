@@ -323,7 +323,7 @@ def test_the_test_split_follows_a_download(
     assert len(subject.type(root, train=False)) == 4
     server.shutdown()
     server.server_close()
-    assert ("is to hold the real test split" in caplog.text) == (subject.type is ITGANCIFAR10)
+    assert ("the real test split is fetched" in caplog.text) == (subject.type is ITGANCIFAR10)
 
 
 def test_a_subclass_may_read_data_itself(subject: Subject) -> None:

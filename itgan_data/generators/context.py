@@ -38,11 +38,9 @@ _ESCAPE = NUM_SYMBOLS - 1
 _FLAG_TABLES_AT = NUM_SCALES * NUM_PHASES
 _HALF_TABLE = _FLAG_TABLES_AT + NUM_FLAG_TABLES
 _MAX_INPUT = 15  # codes beyond it are read as it
-_ROOTS = np.array([round(INPUT_UNITS * value**0.5) for value in range(129)], dtype=np.float32)
-_MAX_READ = max(INPUT_UNITS * _MAX_INPUT, int(_ROOTS[-1]))  # of an input
 _EXACT = 1 << 24  # float32 holds all integers up to here
 _ROWS = 1 << 13  # images at a time: enough for long vectors, few enough for the cache
-_CAUSAL = ((1, 0), (0, 1), (0, 0), (0, 2))  # left, above, above left, above right; (row, column) in a padded map
+_CAUSAL = ((0, -1), (-1, 0), (-1, -1), (-1, 1))  # rows and columns to the left, above, above left, above right
 
 _MAX_GROUPS = 64
 
@@ -108,11 +106,21 @@ class ContextShape:
         return shapes
 
 
+def _reads() -> Floats:
+    """What the network reads of a code, `[2, 256]`, in the order of its byte: the code, and the root of its size."""
+    codes = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.int64)
+    values = np.clip(codes, -_MAX_INPUT, _MAX_INPUT) * INPUT_UNITS
+    roots = [round(INPUT_UNITS * abs(int(code)) ** 0.5) for code in codes]
+    return np.stack([values, roots]).astype(np.float32)
+
+
+_READS = _reads()
+_MAX_READ = int(np.abs(_READS).max())
+
+
 def read_inputs(codes: Codes) -> Floats:
-    """What the network reads of codes `[..., K]`: `[..., 2, K]`, the codes and the roots of their magnitudes."""
-    magnitudes = np.abs(codes.astype(np.int16))
-    values = np.clip(codes, -_MAX_INPUT, _MAX_INPUT).astype(np.float32) * INPUT_UNITS
-    return np.stack([values, _ROOTS[magnitudes]], axis=-2)
+    """What the network reads of codes `[..., K]`: `[2, ..., K]`, the codes and the roots of their sizes."""
+    return _READS[:, codes.view(np.uint8)]
 
 
 class ContextModel:
@@ -141,6 +149,17 @@ class ContextModel:
         self.tables = _join_tables(value_tables, flag_tables)
         self._layers = {name: array.astype(np.float32) for name, array in weights.items()}
         self._starts = shape.starts
+        channels = min(shape.neighbor_channels, shape.channels)
+        by_neighbor = self._layers["neighbors.weight"].reshape(shape.hidden, len(_CAUSAL), 2, channels)
+        self._by_neighbor = np.ascontiguousarray(by_neighbor.transpose(1, 2, 3, 0))
+        self._by_group = [self._group_weights(number) for number in range(len(shape.groups))]
+
+    def _group_weights(self, number: int) -> tuple[Floats, Floats, Floats]:
+        """Weights of a group by the summary of neighbours and, `[2, channels, outputs]`, by its own patch; biases."""
+        weight, hidden = self._layers[f"groups.{number}.hidden.weight"], self.shape.hidden
+        by_own = weight[:, hidden:].reshape(self.shape.group_hidden, 2, self.shape.seen(number)).transpose(1, 2, 0)
+        by_own = np.ascontiguousarray(by_own) * np.float32(UNITS // INPUT_UNITS)
+        return weight[:, :hidden].T, by_own, self._layers[f"groups.{number}.hidden.bias"]
 
     def encode(self, codes: Codes, labels: Whole) -> bytes:
         """The stream of codes `[N, K, H, W]` with labels `[N]`.
@@ -217,30 +236,26 @@ class ContextModel:
         Encoding and decoding are this one loop, so both see the same contexts.
         """
         rows, columns = self.shape.map_size
-        neighbors = min(self.shape.neighbor_channels, self.shape.channels)
-        seen = np.zeros((rows + 1, columns + 2, len(labels), 2 * neighbors), dtype=np.float32)
+        decoded: dict[tuple[int, int], Floats] = {}
         by_label = self._layers["labels.bias"][labels] + self._layers["neighbors.bias"]
         for row in range(rows):
             for column in range(columns):
-                around = np.concatenate([seen[row + down, column + right] for down, right in _CAUSAL], axis=1)
-                bias = by_label + self._layers["positions.bias"][row * columns + column]
-                hidden = _hidden(around @ self._layers["neighbors.weight"].T + bias, INPUT_UNITS)
+                sums = by_label + self._layers["positions.bias"][row * columns + column]
+                for (down, right), weights in zip(_CAUSAL, self._by_neighbor, strict=True):
+                    if (reads := decoded.get((row + down, column + right))) is not None:
+                        sums += _products(reads, weights)
                 patch = np.ascontiguousarray(codes[:, :, row, column])
-                self._walk_patch(patch, hidden, exchange)
+                decoded[row, column] = self._walk_patch(patch, _hidden(sums, INPUT_UNITS), exchange)
                 codes[:, :, row, column] = patch
-                seen[row + 1, column + 1] = read_inputs(patch[:, :neighbors]).reshape(len(labels), -1)
 
-    def _walk_patch(self, patch: Codes, hidden: Floats, exchange: Exchange) -> None:
+    def _walk_patch(self, patch: Codes, hidden: Floats, exchange: Exchange) -> Floats:
+        """Pass over the groups of a patch `[N, K]`; what the network reads of it, `[2, N, K]`."""
+        reads = np.zeros((2, *patch.shape), dtype=np.float32)
         for number, (start, width) in enumerate(zip(self._starts, self.shape.groups, strict=True)):
-            seen = self.shape.seen(number)
-            own = read_inputs(patch[:, :seen]).reshape(len(patch), -1) * (UNITS // INPUT_UNITS)
-            inputs = np.concatenate([hidden, own], axis=1)
+            by_hidden, by_own, bias = self._by_group[number]
+            inner = _hidden(hidden @ by_hidden + _products(reads, by_own) + bias, UNITS)
             group = patch[:, start : start + width]
-            layer = f"groups.{number}."
-            inner = _hidden(
-                inputs @ self._layers[layer + "hidden.weight"].T + self._layers[layer + "hidden.bias"], UNITS
-            )
-            weight, bias = self._layers[layer + "output.weight"], self._layers[layer + "output.bias"]
+            weight, bias = self._layers[f"groups.{number}.output.weight"], self._layers[f"groups.{number}.output.bias"]
             chosen = np.arange(len(patch))
             if number >= self.shape.first_flag:
                 nonzero = (group != 0).any(axis=1).astype(np.int64)
@@ -248,11 +263,20 @@ class ContextModel:
                 chosen = np.flatnonzero(flags)
             outputs = inner[chosen] @ weight[:-1].T + bias[:-1]
             group[chosen] = _exchange_values(group[chosen], outputs, exchange)
+            reads[:, chosen, start : start + width] = read_inputs(group[chosen])
+        return reads
+
+
+def _products(reads: Floats, weights: Floats) -> Floats:
+    """Products of the first channels of `reads` `[2, N, K]` with `weights` `[2, channels, outputs]`, summed."""
+    seen = weights.shape[1]
+    sums: Floats = reads[0, :, :seen] @ weights[0] + reads[1, :, :seen] @ weights[1]
+    return sums
 
 
 def _exchange_values(group: Codes, outputs: Floats, exchange: Exchange) -> Codes:
     """Exchange codes `[n, width]` by what the network says of them, `[n, 2 * width]`."""
-    sums = outputs.astype(np.int64)
+    sums = outputs.astype(np.int32)
     width = group.shape[1]
     quarters = np.clip((sums[:, :width] + WEIGHT_UNITS * UNITS // 8) >> 9, -4 * 127, 4 * 127)
     expected = (quarters + 2) >> 2

@@ -94,7 +94,8 @@ def fit_context(
 
 def _inputs(codes: torch.Tensor) -> torch.Tensor:
     """What the network reads, `[N, H, W, 2, K]`, in units of 1."""
-    return torch.from_numpy(read_inputs(codes.permute(0, 2, 3, 1).numpy())) / INPUT_UNITS
+    reads = read_inputs(codes.permute(0, 2, 3, 1).contiguous().numpy())
+    return torch.from_numpy(reads).permute(1, 2, 3, 0, 4) / INPUT_UNITS
 
 
 class _RoundedLinear(nn.Linear):

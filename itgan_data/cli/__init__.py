@@ -19,7 +19,7 @@ __all__ = ["main"]
 @click.version_option(package_version(), package_name="itgan_data")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
-    """Replace a data set by a generator and learned latents: make such a bundle, judge it, share it.
+    """Replace a data set with a generator and learned latents: make, evaluate and share such a bundle.
 
     \b
     itgan-data pretrain --data imagefolder:photos --out runs/generator
@@ -27,7 +27,7 @@ def main(debug: bool) -> None:
     itgan-data evaluate runs/bundle --data imagefolder:photos
     itgan-data push runs/bundle org/name
 
-    Results go to stdout, progress and errors to stderr; exit codes are 0, 1 for a failure and 2 for wrong use.
+    Results go to stdout, progress and errors to stderr. The exit code is 0, 1 after an error, or 2 for wrong usage.
     A command that was stopped goes on when it is run again.
 
     \b
@@ -35,7 +35,7 @@ def main(debug: bool) -> None:
     eval "$(_ITGAN_DATA_COMPLETE=bash_source itgan-data)"
     """
     logging.basicConfig(format="%(message)s")
-    # Not of the clients that it uses, and of the ranks of torchrun only the first one's.
+    # Not the messages of other packages, and under torchrun only those of the first rank.
     logging.getLogger("itgan_data").setLevel(logging.INFO if Shard.of_this_process().leads else logging.ERROR)
 
 

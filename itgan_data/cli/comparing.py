@@ -1,4 +1,4 @@
-"""What the commands share that set a bundle's images beside real ones."""
+"""What the commands share that compare a bundle's images with real ones."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from ..networks import NETWORKS
 from ..recipes import Recipe, fast_recipe, paper_recipe
 from .options import device_option, flips_of, flips_option, given, inception_option, with_options
 
-MANY = 200  # images of a class
+MANY = 200  # images per class
 
 comparison_options = with_options(
     click.option("--network", type=click.Choice(NETWORKS), default="convnet", show_default=True),
@@ -34,14 +34,14 @@ comparison_options = with_options(
     click.option(
         "--images-per-class",
         type=click.IntRange(1),
-        help=f"How many are compared; by default {MANY}, or as many as there are.",
+        help=f"Images that are compared; by default {MANY}, or as many as there are.",
     ),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The options of such a command, and what they choose."""
+    """The options of such a command."""
 
     data: str
     network: str
@@ -57,18 +57,17 @@ class Comparison:
         return replace(chosen(flip=flips_of(self.flips, self.data)), **given(steps=self.steps))
 
     def real_images(self, bundle: Bundle, split: str) -> LabeledImages:
-        """The real images that the bundle's are compared with."""
+        """The real images of a split, in the bundle's shape and order of classes."""
         images = load_images(open_dataset(self.data, split), image_shape=bundle.generator.image_shape)
         if bundle.generator.class_names is None and images.num_classes == bundle.generator.num_classes:
             return images
         return images.in_order_of(bundle.class_names)
 
     def synthetic_images(self, bundle: Bundle, latents: LatentSource) -> SyntheticDataset:
-        """The bundle's generator at some latents."""
         return SyntheticDataset(bundle.generator, latents, device=self.device, classes=bundle.class_names)
 
     def count(self, *labels: torch.Tensor) -> int:
-        """How many images of a class to take of sets with these labels."""
+        """How many images per class to compare of sets with these labels."""
         fewest = min(int(torch.bincount(each).min()) for each in labels)
         return self.images_per_class or max(min(fewest, MANY), 1)
 
@@ -87,16 +86,15 @@ class Comparison:
             )
 
     def inception(self) -> FeatureNetwork | None:
-        """Inception, where its weights are given."""
         return None if self.weights is None else inception(self.weights, device=self.device)
 
     def features(self, bundle: Bundle, real: LabeledImages) -> FeatureNetwork:
-        """What the images are compared in: Inception, or a network trained on the real training images."""
+        """Inception if its weights are given, else a network trained on the real training images."""
         return self.inception() or self.judge(bundle, real).features
 
 
 def find_extra(extra: str, *packages: str) -> None:
-    """Say before long work, rather than after it, that packages of an extra are missing."""
+    """Raise before long work, rather than after it, if packages of an extra are missing."""
     with needs_extra(extra):
         for package in packages:
             importlib.import_module(package)
@@ -104,6 +102,6 @@ def find_extra(extra: str, *packages: str) -> None:
 
 @contextmanager
 def training_bar(title: str, steps: int) -> Iterator[Callable[[int, torch.Tensor], None]]:
-    """A progress bar on stderr; yields what is to be called after each update."""
+    """A progress bar on stderr; yields a function to call after each update."""
     with tqdm(total=steps, desc=title, unit="step") as bar:
         yield lambda step, loss: bar.update() and None

@@ -23,7 +23,7 @@ from .options import data_option, json_option, source_argument, trust_option
 @click.command("evaluate")
 @source_argument
 @data_option("Real images; the test split judges")
-@click.option("--metrics", is_flag=True, help="Compare the images with real ones, rather than train on them.")
+@click.option("--metrics", is_flag=True, help="Compare the images with real ones instead of training on them.")
 @click.option("--seeds", type=click.IntRange(1), help="Networks to train; by default 3.")
 @comparison_options
 @trust_option
@@ -39,10 +39,10 @@ def evaluate_command(
     itgan-data evaluate runs/bundle --data cifar10:data --network resnet18
     itgan-data evaluate runs/bundle --data cifar10:data --metrics
 
-    --metrics compares the learned latents, fresh samples of the generator and real test images, which show what a
-    perfect generator would get, with as many real training images: Fréchet distance, precision and recall in the
-    features of a network that is trained on the real training images first (or of --inception), MS-SSIM within a
-    class, agreement of that network with the labels, distance to the nearest real image.
+    --metrics compares three sets with as many real training images: the learned latents, fresh samples of the
+    generator, and real test images, which show the best possible values. It prints the Fréchet distance, precision and
+    recall in the features of a network that is first trained on the real training images (or of --inception), the
+    MS-SSIM within a class, how often that network predicts the label, and the distance to the nearest real image.
     """
     comparison = Comparison(**options)
     if not metrics and (comparison.weights or comparison.images_per_class):
@@ -58,7 +58,7 @@ def evaluate_command(
 
 
 def _train(bundle: Bundle, comparison: Comparison, seeds: int) -> tuple[str, dict[str, Any]]:
-    """How well networks do that are trained on the bundle, in words and as JSON values."""
+    """Train on the bundle; returns the accuracy in words and as JSON values."""
     recipe, test = comparison.chosen_recipe(), comparison.real_images(bundle, "test")
     with training_bar(comparison.network, recipe.steps * seeds) as progress:
         results = evaluate(
@@ -75,14 +75,14 @@ def _train(bundle: Bundle, comparison: Comparison, seeds: int) -> tuple[str, dic
 
 
 def _compare(bundle: Bundle, comparison: Comparison) -> tuple[str, dict[str, Any]]:
-    """How far the bundle's images are from real ones, in words and as JSON values."""
+    """Measure the bundle's images; returns a table and JSON values."""
     find_extra("metrics", "torchmetrics", "torch_fidelity")
     real, test = (comparison.real_images(bundle, split) for split in ("train", "test"))
     count = comparison.count(bundle.latents.labels, real.labels, test.labels)
     if count < 2:
         raise ValueError("the metrics need at least two images of each class")
     reference, sets = equal_shares(real, count), _sets(bundle, comparison, test, count)
-    inception = comparison.inception()
+    inception = comparison.inception()  # before the training: its file may be damaged
     judge = comparison.judge(bundle, real)
     features = inception or judge.features
     real_features = features.features(reference.images)
@@ -96,12 +96,11 @@ def _compare(bundle: Bundle, comparison: Comparison) -> tuple[str, dict[str, Any
 
 
 def _sets(bundle: Bundle, comparison: Comparison, test: LabeledImages, count: int) -> dict[str, LabeledImages]:
-    """The sets that are compared with real training images."""
     generator = bundle.generator
     sets = {"learned latents": equal_shares(comparison.synthetic_images(bundle, bundle.latents), count)}
-    if not isinstance(generator, Pixels):  # whose fresh samples are noise
+    if not isinstance(generator, Pixels):  # its fresh samples are noise
         fresh = RandomLatents(count * generator.num_classes, generator.latent_dim, generator.num_classes)
-        fixed = LatentSet.drawn_from(fresh)  # whose images are made many at a time
+        fixed = LatentSet.drawn_from(fresh)  # generated in large batches
         sets["fresh samples"] = equal_shares(comparison.synthetic_images(bundle, fixed), count)
     return {**sets, "real test images": equal_shares(test, count)}
 
@@ -110,7 +109,7 @@ def _sets(bundle: Bundle, comparison: Comparison, test: LabeledImages, count: in
 @source_argument
 @json_option
 def info(source: str, as_json: bool) -> None:
-    """Say what is in a bundle, how large it is and how well it does, without loading it.
+    """Print what a bundle holds, its size and its metrics, without loading it.
 
     \b
     itgan-data info org/name@main
@@ -128,5 +127,5 @@ def info(source: str, as_json: bool) -> None:
         *(f"{size:>12,} bytes  {name}" for name, size in sizes.items()),
         *(f"{value!s:>12}  {name}" for name, value in config["metrics"].items()),
     ]
-    for line in lines:  # a bundle may come from anyone, and a terminal obeys what is not printable
+    for line in lines:  # a bundle may come from anyone, and control characters command the terminal
         click.echo("".join(sign if sign.isprintable() else "?" for sign in line))

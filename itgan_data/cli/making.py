@@ -87,8 +87,8 @@ MONITOR = PoolConfig(num_networks=1, steps=800, snapshots=1)
 @click.option(
     "--monitor",
     is_flag=True,
-    help="Measure the Fréchet distance as it goes, keep the best generator, and stop with it if the training "
-    "collapses; in the features of a ConvNet that is trained first, or of --inception.",
+    help="Measure the Fréchet distance during training, keep the best generator, and stop with it if training "
+    "collapses. Features are those of a ConvNet that is trained first, or of --inception.",
 )
 @inception_option
 @long_work
@@ -160,17 +160,17 @@ def _pretrain_codec(
 @data_option("Real images to condense")
 @click.option("--generator", type=FOLDER, help="What `pretrain` wrote, or a bundle; not for dm, dc and dsa.")
 @out_option("The bundle's folder.", bundle=True)
-@out_option("Where checkpoints go; by default beside --out, with -work added.", "--workdir", required=False)
+@out_option("Where checkpoints go; by default the name of --out with -work added.", "--workdir", required=False)
 @click.option("--method", type=click.Choice(list(METHODS)), default="it-gan", show_default=True)
-@click.option("--config", "file", type=FILE, help="JSON with fields of CondenserConfig, in place of the method's.")
-@click.option("--images-per-class", type=click.IntRange(1), help="Latents a class; by default the method's.")
-@click.option("--group-size", type=click.IntRange(1), help="Latents a class that are learned together.")
+@click.option("--config", "file", type=FILE, help="JSON with fields of CondenserConfig, instead of a method.")
+@click.option("--images-per-class", type=click.IntRange(1), help="Latents per class; by default as the method says.")
+@click.option("--group-size", type=click.IntRange(1), help="Latents per class that are learned together.")
 @click.option("--regularizer-weight", type=float, help="lambda, in [0, 1].")
 @click.option("--lr-latents", type=float, help="Learning rate of the latents.")
 @flips_option
-@click.option("--prepare", "stage", flag_value="prepare", help="For a job array, first: only the stages before it.")
-@click.option("--shard", metavar="K/N", help="One job of the array: only the K-th of N shares, such as 3/16.")
-@click.option("--merge", "stage", flag_value="merge", help="Last: join what all shards have learned.")
+@click.option("--prepare", "stage", flag_value="prepare", help="Before a job array: only the stages before matching.")
+@click.option("--shard", metavar="K/N", help="In a job of the array: only the K-th of N shares, such as 3/16.")
+@click.option("--merge", "stage", flag_value="merge", help="After the array: join what all shards have learned.")
 @click.option("--latents-dtype", type=click.Choice(list(LATENTS_DTYPES)), default="float16")
 @trust_option
 @long_work
@@ -197,7 +197,7 @@ def condense(
     itgan-data condense --data digits --generator runs/generator --images-per-class 10 --out runs/bundle
     """
     real = load_images(open_dataset(data, "train"))
-    count = given(images_per_class=images_per_class)  # some methods choose learning rates and loops by it
+    count = given(images_per_class=images_per_class)  # some methods derive learning rates and loops from it
     measured = measure_normalization(real)
     if file:
         config = _read_config(CondenserConfig, file, {"normalization": measured}, **count)
@@ -207,7 +207,8 @@ def condense(
     if not flips_of(flips, data):
         config = replace(config, strategy=without_flip(config.strategy), pool=replace(config.pool, flips=False))
     chosen = _generator(generator, method, real, config, trust)
-    condenser = Condenser(chosen, real, config, workdir=workdir or _beside(out), device=device)
+    workdir = workdir or out.resolve().with_name(f"{out.resolve().name}-work")
+    condenser = Condenser(chosen, real, config, workdir=workdir, device=device)
     latents = _latents(condenser, stage, shard, max_minutes)
     if latents is None or not Shard.of_this_process().leads:
         return  # another job or rank writes the bundle
@@ -221,13 +222,13 @@ def condense(
 @click.command("import")
 @click.argument("checkpoint", type=FILE)
 @click.option("--latents", type=FILE, help="Latents released with it (`z_eff_all` or `z_inverse_all`).")
-@data_option("What the latents stand for, in its order", required=False)
-@click.option("--labels", "label_file", type=FILE, help="In place of --data: a text file of labels, one a line.")
+@data_option("The data set whose images the latents stand for, in its order", required=False)
+@click.option("--labels", "label_file", type=FILE, help="Instead of --data: a text file with one label per line.")
 @out_option("A bundle's folder; without --latents, a generator's.")
 def import_command(
     checkpoint: Path, latents: Path | None, data: str | None, label_file: Path | None, out: Path
 ) -> None:
-    """Take over a generator that other code released, and its latents.
+    """Convert a generator that other code has released, and its latents.
 
     \b
     itgan-data import G_ema.pth --out runs/generator
@@ -258,7 +259,7 @@ def import_command(
 
 
 def _read_config(kind: Callable[..., Config], file: Path, defaults: Mapping[str, Any], **values: Any) -> Config:
-    """A configuration of the values in a JSON file, `values` before them, and `defaults` after them."""
+    """Read a configuration from JSON. `values` override the file, which overrides `defaults`."""
     try:
         return from_json(kind, {**defaults, **read_json(file), **values})
     except ValueError as error:
@@ -268,10 +269,10 @@ def _read_config(kind: Callable[..., Config], file: Path, defaults: Mapping[str,
 def _train_monitor(
     real: LabeledImages, flips: bool, workdir: Path, device: str, max_minutes: float | None
 ) -> FeatureNetwork:
-    """Features of a ConvNet trained on the real images, once: it is kept in `workdir`."""
+    """Features of a ConvNet trained on the real images, or read from `workdir` if it was trained before."""
     config, normalization = replace(MONITOR, flips=flips), measure_normalization(real)
     shard = Shard.of_this_process()
-    team = Team(shard, TimeLimit(max_minutes, workdir))  # the first rank trains it, the others wait until it is there
+    team = Team(shard, TimeLimit(max_minutes, workdir))  # the first rank trains it, the others wait for it
     with workdir_lock(workdir, shard):
         pool = build_pool(real.to(device), config, normalization=normalization, seed=0, workdir=workdir, team=team)
     pool.load_best()
@@ -279,28 +280,18 @@ def _train_monitor(
     return Judge(name=name, network=pool.network, normalization=normalization).features
 
 
-def _beside(out: Path) -> Path:
-    return out.resolve().with_name(f"{out.resolve().name}-work")
-
-
 def _describe(
     data: str, class_names: list[str], normalization: Normalization, method: str, training: Mapping[str, Any]
 ) -> BundleConfig:
-    """What a bundle says of itself."""
+    dataset, names = data.partition(":")[0], tuple(class_names)
     return BundleConfig(
-        dataset=data.partition(":")[0],
-        class_names=tuple(class_names),
-        normalization=normalization,
-        method=method,
-        training=training,
-        metrics={},
+        dataset=dataset, class_names=names, normalization=normalization, method=method, training=training, metrics={}
     )
 
 
 def _generator(
     folder: Path | None, method: str, real: LabeledImages, config: CondenserConfig, trust: Trust
 ) -> ImageGenerator:
-    """The generator to condense with: pixels, or what is stored in `folder`."""
     if method in PIXEL_METHODS:
         if folder is not None:
             raise click.UsageError(f"{method} learns pixels; leave --generator out")
@@ -312,7 +303,7 @@ def _generator(
 
 
 def _latents(condenser: Condenser, stage: str | None, shard: str | None, max_minutes: float | None) -> LatentSet | None:
-    """What was learned; None where other jobs have still to do something."""
+    """Do a stage, or everything; None if other jobs have to finish the work."""
     if stage is not None and shard is not None:
         raise click.UsageError("--prepare, --shard and --merge are for different jobs; give one of them")
     if stage == "prepare":

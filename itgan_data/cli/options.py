@@ -1,4 +1,4 @@
-"""Options that several commands have, and what is made of them."""
+"""Options that several commands share."""
 
 import functools
 import importlib
@@ -34,12 +34,11 @@ def _usable_device(ctx: click.Context, param: click.Parameter, value: str | None
 
 
 def _import_class(name: str) -> type[nn.Module]:
-    """The class of a generator that the user has named "package.module:Class"."""
     module, _, qualified = name.partition(":")
     if not (module and qualified):
         raise click.BadParameter(f"expected MODULE:CLASS, such as decoders:Decoder, got {name!r}")
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # where `python -m` would find it, too
+        sys.path.insert(0, here)  # as `python -m` does
     try:
         found: object = functools.reduce(getattr, qualified.split("."), importlib.import_module(module))
     except Exception as error:  # the module may raise anything
@@ -56,22 +55,23 @@ def data_option(text: str, *, required: bool = True) -> Callable[[Any], Any]:
         "--data",
         required=required,
         metavar="SPEC",
-        callback=lambda ctx, param, spec: spec if spec is None else _known(spec),
+        callback=_known,
         help=f"{text}: {SPECS}.",
         shell_complete=lambda ctx, param, start: [name for name in names if name.startswith(start)],
     )
 
 
-def _known(spec: str) -> str:
-    with _wrong_use():
-        parse_spec(spec)
+def _known(ctx: click.Context, param: click.Parameter, spec: str | None) -> str | None:
+    if spec is not None:
+        with _wrong_use():
+            parse_spec(spec)
     return spec
 
 
 def out_option(
     text: str, name: str = "--out", *, folder: bool = True, bundle: bool = False, required: bool = True
 ) -> Callable[[Any], Any]:
-    """Where a command writes a file, a folder or a bundle, which is checked before any work."""
+    """The path that a command writes a file, a folder or a bundle to; checked before any work."""
 
     def check(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
         if path is not None:
@@ -84,7 +84,7 @@ def out_option(
 
 @contextmanager
 def _wrong_use() -> Iterator[None]:
-    """What is refused in it ends with exit code 2."""
+    """Turns ValueError into wrong usage, with exit code 2."""
     try:
         yield
     except ValueError as error:
@@ -108,7 +108,7 @@ source_argument = click.argument(  # the type completes names of files
 flips_option = click.option(
     "--flips/--no-flips",
     default=None,
-    help="Whether a mirrored image keeps its class; by default for all but "
+    help="Whether a mirrored image keeps its class; by default yes, except for "
     f"{', '.join(name for name, row in DATASETS.items() if not row.flips)}.",
 )
 device_option = click.option(
@@ -119,31 +119,31 @@ inception_option = click.option(
     "weights",
     type=FILE,
     metavar="FILE",
-    help="Compare features of Inception v3, for the usual FID; its weights as torch-fidelity publishes them.",
+    help="Weights of Inception v3, as published by torch-fidelity: compare its features, for the usual FID.",
 )
 trust_option = click.option(
     "--trust",
     multiple=True,
     metavar="MODULE:CLASS",
     callback=lambda ctx, param, names: tuple(map(_import_class, names)),
-    help="Import this class of a generator that is not of this package; you have read its code.",
+    help="Import this class of a generator from outside the package. Only name code that you have read.",
 )
 endpoint_option = click.option("--endpoint", metavar="URL", help="Another Hub, such as a mirror.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 long_work = with_options(
-    click.option("--steps", type=click.IntRange(0), help="Updates; by default those of the preset or method."),
-    click.option("--seed", type=int, help="Of all random numbers."),
+    click.option("--steps", type=click.IntRange(0), help="Updates; by default as the preset or method says."),
+    click.option("--seed", type=int, help="Seed of all random numbers."),
     device_option,
-    click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Stop about then, to go on later."),
+    click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="Save and stop after this time."),
 )
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given on the command line."""
+    """The options that were given on the command line, that is, are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def flips_of(flips: bool | None, data: str) -> bool:
-    """What --flips says, or by default the data."""
+    """The value of --flips, by default as the data set says."""
     return flips if flips is not None else parse_spec(data)[0].flips

@@ -31,9 +31,9 @@ WITH_DATA = ("pairs", "neighbors", "features", "weights")
 )
 @data_option("Real images; for all kinds but grid and curves", required=False)
 @click.option("--columns", type=click.IntRange(1), default=10, show_default=True, help="Images in a row.")
-@click.option("--class-name", help="Of weights: the class that is drawn; by default the first.")
+@click.option("--class-name", help="For weights: the class to draw; by default the first.")
 @click.option(
-    "--weighting", type=click.Choice(WEIGHT_METHODS), default="A_mu", show_default=True, help="Of weights: the method."
+    "--weighting", type=click.Choice(WEIGHT_METHODS), default="A_mu", show_default=True, help="For weights: the method."
 )
 @comparison_options
 @trust_option
@@ -58,11 +58,11 @@ def preview(
 
     \b
     grid       a row of images for each class
-    pairs      the same, above the real images that they stand for
-    neighbors  those that are most alike a real image, above it: are they copies?
+    pairs      the same, each image above the real image that it stands for
+    neighbors  the images nearest to a real one, each above that one: are they copies?
     features   t-SNE maps of real and synthetic images in the features of a network that is trained on the real ones
-    weights    a t-SNE map of the real images of a class, by how much the synthetic ones miss them (Slim 2020)
-    curves     losses, and distances where they were measured; SOURCE is the --out of `pretrain` or the work folder
+    weights    a t-SNE map of the real images of a class, colored by how much the synthetic ones miss them (Slim 2020)
+    curves     losses, and distances if they were measured; SOURCE is the --out of `pretrain` or the work folder
                of `condense`
     """
     if out.suffix != ".png":
@@ -87,11 +87,10 @@ def preview(
 
 
 def _draw_rows(out: Path, bundle: Bundle, comparison: Comparison, columns: int) -> None:
-    """The first images of each class, above the real ones where there are data."""
+    """The first images of each class, above the real ones if there are data."""
     labels = bundle.latents.labels
-    shown = bundle.latents.select(
-        torch.cat([(labels == label).nonzero()[:columns, 0] for label in torch.unique(labels)])
-    )
+    rows = torch.cat([(labels == label).nonzero()[:columns, 0] for label in torch.unique(labels)])
+    shown = bundle.latents.select(rows)
     real = _sources(shown, comparison.real_images(bundle, "train")) if comparison.data else None
     dataset = SyntheticDataset(bundle.generator, shown, device=comparison.device, cache=None)
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)
@@ -99,14 +98,13 @@ def _draw_rows(out: Path, bundle: Bundle, comparison: Comparison, columns: int) 
 
 
 def _sources(latents: LatentSet, real: LabeledImages) -> torch.Tensor:
-    """The real images that latents stand for."""
     source = latents.source_index
     if source is None:
         raise ValueError("the latents do not say which real images they stand for; leave --data out")
     if int(source.max()) >= len(real) or not torch.equal(real.labels[source], latents.labels):
         raise ValueError(
             f"the latents stand for real images, up to number {int(source.max())}, that are missing or of other "
-            f"classes in these data of {len(real)}; give those that they were learned from"
+            f"classes in these data of {len(real)}; give the data that they were learned from"
         )
     return real.images[source]
 
@@ -123,15 +121,8 @@ def _draw_features(out: Path, bundle: Bundle, comparison: Comparison) -> None:
     images = _share(bundle, comparison, real)
     shown = equal_shares(real, len(images) // real.num_classes)
     network = comparison.features(bundle, real)
-    plot_features(
-        out,
-        network.features(shown.images),
-        shown.labels,
-        network.features(images.images),
-        images.labels,
-        bundle.class_names,
-        network=network.name,
-    )
+    points = network.features(shown.images), shown.labels, network.features(images.images), images.labels
+    plot_features(out, *points, bundle.class_names, network=network.name)
 
 
 def _draw_weights(out: Path, bundle: Bundle, comparison: Comparison, class_name: str, weighting: WeightMethod) -> None:
@@ -153,6 +144,6 @@ def _draw_weights(out: Path, bundle: Bundle, comparison: Comparison, class_name:
 
 
 def _share(bundle: Bundle, comparison: Comparison, real: LabeledImages) -> LabeledImages:
-    """Synthetic images, as many of each class as are compared."""
+    """As many synthetic images per class as are compared."""
     count = comparison.count(bundle.latents.labels, real.labels)
     return equal_shares(comparison.synthetic_images(bundle, bundle.latents), count)

@@ -1,4 +1,4 @@
-"""How commands end: errors in one line, a stop that says how to go on, and one voice for all ranks of torchrun."""
+"""How commands end: errors in one line, a stop that says how to go on, and torchrun's ranks."""
 
 import os
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from ..running.stopping import OutOfTimeError
 
 
 class OneLineErrors(click.Group):
-    """Ends with one line on stderr and exit code 1 where the library raises, or with its traceback under --debug."""
+    """Turns an error of the library into one line on stderr and exit code 1; with --debug into its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # whoever reads our output has enough of it; click ends quietly
+        except BrokenPipeError:  # such as in `itgan-data info | head`; click ends quietly
             raise
         except (ValueError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
             if ctx.params["debug"] or isinstance(error, (click.Abort, click.exceptions.Exit)):  # click's RuntimeErrors
@@ -30,7 +30,7 @@ class OneLineErrors(click.Group):
 
 
 class LongCommand(click.Command):
-    """A command whose work is kept as it is done, and which goes on when it is run again."""
+    """A command with checkpoints, which goes on when it is run again."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -43,7 +43,7 @@ class LongCommand(click.Command):
         except OutOfTimeError as error:
             if not under_torchrun():
                 raise
-            click.echo(error, err=True)  # an exit code of 1 would make torchrun stop the others, or restart all
+            click.echo(error, err=True)  # and exit with 0: at 1, torchrun would stop or restart all ranks
             return None
 
 
@@ -56,10 +56,10 @@ def device_of_rank(device: str | None) -> str:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """A process group of the ranks that torchrun has started; without torchrun nothing."""
+    """A process group of torchrun's ranks; does nothing without torchrun."""
     if not under_torchrun():
         yield
         return
     distributed.init_process_group()
-    yield  # after an error there is nobody to take leave of, so this is not a `finally`
+    yield  # not in a `finally`: after an error the other ranks may never answer
     distributed.destroy_process_group()

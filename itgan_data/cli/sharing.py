@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,36 +22,19 @@ from .options import PATH, endpoint_option, trust_option
 @click.option("--overwrite-card", is_flag=True, help="Replace a README.md that is there.")
 @trust_option
 @endpoint_option
-def push(
-    bundle: Path,
-    repository: str,
-    private: bool,
-    revision: str | None,
-    overwrite_card: bool,
-    trust: Trust,
-    endpoint: str | None,
-) -> None:
+def push(bundle: Path, repository: str, **options: Any) -> None:
     """Publish a bundle's folder on the Hugging Face Hub, in one commit, and print its address.
 
     \b
     itgan-data push runs/bundle org/name --private
     """
-    url = push_bundle(
-        bundle,
-        repository,
-        private=private,
-        revision=revision,
-        overwrite_card=overwrite_card,
-        trust=trust,
-        endpoint=endpoint,
-    )
-    click.echo(url)
+    click.echo(push_bundle(bundle, repository, **options))
 
 
 @click.command()
 @click.argument("repository")
 @click.option("--revision", help="A branch, tag or commit; by default the main branch.")
-@click.option("--out", type=PATH, help="Copy the bundle into this new folder, too.")
+@click.option("--out", type=PATH, help="Also copy the bundle into this new folder.")
 @trust_option
 @endpoint_option
 def pull(repository: str, revision: str | None, out: Path | None, trust: Trust, endpoint: str | None) -> None:
@@ -64,12 +48,7 @@ def pull(repository: str, revision: str | None, out: Path | None, trust: Trust, 
     folder = pull_bundle(repository, revision, endpoint=endpoint)
     read_bundle(folder, trust=trust)
     if out is not None:
-        _copy(folder, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with full_disk_named(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            shutil.copytree(folder, Path(temporary) / "copy").rename(out)  # whole or not at all
     click.echo(out or folder)
-
-
-def _copy(folder: Path, out: Path) -> None:
-    """Copy a folder whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with full_disk_named(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        shutil.copytree(folder, Path(temporary) / "copy").rename(out)

@@ -327,7 +327,7 @@ def judge_precision(data: str, pool: Path, steps: int, device: torch.device) -> 
     The loss is that of float32, over draws that no run has learned from.
     """
     torch.compiler.reset()
-    generator = load_bundle().generator.to(device)
+    generator = load_bundle("cifar10-gan").generator.to(device)
     real_images = load_images(open_dataset(data, "train")).to(device)
     config = replace(RELEASE.condenser, real_batch_size=64, regularizer_weight=0.0)
     networks = build_pool(real_images, config.pool, normalization=config.normalization, seed=0, workdir=pool)

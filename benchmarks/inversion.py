@@ -58,7 +58,7 @@ class Inverter:
 
 @click.command(help=readable(__doc__))
 @click.option("--data", required=True, help="imagefolder:DIR or cifar10[:ROOT].")
-@click.option("--bundle", type=click.Path(path_type=Path), default=None, help="By default the one in the package.")
+@click.option("--bundle", type=click.Path(path_type=Path), default=None, help="By default cifar10-gan, in the package.")
 @click.option("--pool", type=click.Path(path_type=Path), required=True, help="Where embedding networks are kept.")
 @click.option("--images", default=100, show_default=True, help="Real images to invert.")
 @click.option("--steps", default=60, show_default=True, help="Adam steps.")
@@ -81,7 +81,7 @@ def main(
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
-    generator = load_bundle(bundle).generator
+    generator = load_bundle(bundle or "cifar10-gan").generator
     real_images = load_images(open_dataset(data, "train"))
     networks = build_pool(real_images, POOL, normalization=CIFAR10.normalization, seed=seed, workdir=pool)
     networks.load_best()

@@ -41,7 +41,7 @@ def trained_judge(real: LabeledImages, workdir: Path) -> Judge:
 
 @click.command(help=readable(__doc__))
 @click.option("--data", required=True, help="imagefolder:DIR or cifar10[:ROOT].")
-@click.option("--bundle", type=click.Path(path_type=Path), default=None, help="By default the one in the package.")
+@click.option("--bundle", type=click.Path(path_type=Path), default=None, help="By default cifar10-gan, in the package.")
 @click.option("--pool", type=click.Path(path_type=Path), required=True, help="Where embedding networks are kept.")
 @click.option("--inception", "weights", type=click.Path(path_type=Path), default=None, help="Inception's weights.")
 @click.option("--per-class", default=200, show_default=True, help="Images per class in each set.")
@@ -62,7 +62,7 @@ def main(
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle or "cifar10-gan")
     all_real = load_images(open_dataset(data, "train"))
     judge = trained_judge(all_real, pool)
     features = inception(weights) if weights is not None else judge.features

@@ -1,4 +1,4 @@
-"""Make the CIFAR-10 bundle of the package: train the generator, invert, condense, measure, save.
+"""Make the bundle cifar10-gan of the package: train the generator, invert, condense, measure, save.
 
 Every stage is kept in WORKDIR; killed at any moment, the same command goes on where it was. With another WORKDIR and
 the same preset it ends with the same bundle on the same machine.
@@ -80,7 +80,7 @@ PRESETS = {"cpu": CPU, "gpu": GPU}
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=packaged_bundle("cifar10"),
+    default=packaged_bundle("cifar10-gan"),
     help="The bundle's folder; by default the one in the package.",
 )
 @click.option("--device", default=None, help="By default CUDA where there is one.")

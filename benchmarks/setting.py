@@ -63,7 +63,7 @@ class Run(Generic[AnyScale]):
 
     def open(self) -> "Setting":
         """Read and check everything that training needs."""
-        bundle = load_bundle(self.bundle)
+        bundle = load_bundle(self.bundle or "cifar10-gan")
         shape = bundle.generator.image_shape
         train, test = (load_images(open_dataset(self.data, split), image_shape=shape) for split in ("train", "test"))
         if not bundle.class_names == train.classes == test.classes:
@@ -108,7 +108,7 @@ def benchmark(
             help="How much work: seconds on digits, two cores, the paper's sizes.",
         ),
         click.option("--data", default="cifar10", show_default=True, help=f"Real images: {SPECS}."),
-        click.option("--bundle", type=PATH, help="A bundle's folder; by default the bundle in the package."),
+        click.option("--bundle", type=PATH, help="A bundle's folder; by default cifar10-gan, in the package."),
         click.option("--out", type=PATH, help=f"File of results; by default runs/{name}-SCALE.json."),
         click.option("--steps", type=click.IntRange(1), help="Updates of each network; by default as the scale says."),
         click.option("--seeds", type=click.IntRange(1), help="Networks per row; by default as the scale says."),

@@ -59,7 +59,6 @@ REPORTS: dict[str, Callable[[Path], str]] = {  # the first pattern that fits a f
     "ablations-*.json": ablations_of,
     "accuracy-*.json": accuracy.report,
     "augmentations.json": augmentations.report,
-    "frontier*.json": lambda path: frontier.table(stored_results(path)),
     "condense-speed.json": condense_speed.report,
     "frontier-*.json": frontier.report,
     "inversion.json": inversion.report,

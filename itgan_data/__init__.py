@@ -4,6 +4,7 @@ from .bundle.config import BundleConfig
 from .bundle.hub import HubError
 from .bundle.writing import Bundle, load_bundle, push_bundle, save_bundle
 from .condense import methods
+from .condense.coding import code_images, decoder_at
 from .condense.condenser import Condenser, OutOfTimeError
 from .condense.config import CondenserConfig
 from .condense.inversion import InversionConfig
@@ -17,6 +18,7 @@ from .data.loader import SyntheticLoader, collate_dicts
 from .datasets import load_images, open_dataset
 from .evaluation.protocol import evaluate
 from .generators.biggan import BigGAN, BigGANConfig
+from .generators.codec import Codec, CodecConfig
 from .generators.frozen import FrozenBigGAN, fold
 from .generators.importers import import_generator
 from .generators.pixels import Pixels
@@ -26,7 +28,10 @@ from .latents.fresh import JitteredLatents, MixedLatents, RandomLatents
 from .latents.importers import import_latents
 from .latents.stored import LatentSet
 from .networks import create_network
+from .pretraining.codec import CodecTrainer
+from .pretraining.codec_config import CodecTrainerConfig
 from .pretraining.config import GeneratorTrainerConfig
+from .pretraining.context_fit import ContextFit
 from .pretraining.gan import GeneratorTrainer
 from .recipes import Recipe, fast_recipe, paper_recipe, train_classifier
 
@@ -37,8 +42,13 @@ __all__ = [
     "BigGANConfig",
     "Bundle",
     "BundleConfig",
+    "Codec",
+    "CodecConfig",
+    "CodecTrainer",
+    "CodecTrainerConfig",
     "Condenser",
     "CondenserConfig",
+    "ContextFit",
     "FilteredLatents",
     "FreshNetworks",
     "FrozenBigGAN",
@@ -57,8 +67,10 @@ __all__ = [
     "SyntheticDataset",
     "SyntheticEnsemble",
     "SyntheticLoader",
+    "code_images",
     "collate_dicts",
     "create_network",
+    "decoder_at",
     "embed_images",
     "evaluate",
     "fast_recipe",

@@ -84,7 +84,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"bundle {folder} has no {CONFIG_FILE}; it is incomplete, get it again")
+        raise ValueError(f"bundle {folder} has no {CONFIG_FILE}; it is incomplete, fetch or make it again")
     config = read_json(path)
     if config.get("format") != FORMAT:
         raise ValueError(
@@ -94,7 +94,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     _check_version(config, path)
     for key in _OBJECT_KEYS:
         if not isinstance(config.get(key), dict):
-            raise ValueError(f"{path} has no object {key!r}; it is damaged, get it again")
+            raise ValueError(f"{path} has no object {key!r}; it is damaged, fetch or make it again")
     BundleConfig.of(config)
     _check_description(config, path)
     return config
@@ -105,7 +105,7 @@ def _check_version(config: Mapping[str, Any], path: Path) -> None:
     if type(version) is int and version in FORMAT_VERSIONS:
         return
     writer = config.get("package_version")
-    advice = "it is damaged, get it again"
+    advice = "it is damaged, fetch or make it again"
     if type(version) is int and version > max(FORMAT_VERSIONS):
         newer = isinstance(writer, str) and _RELEASE.fullmatch(writer)
         advice = f"install itgan_data>={writer}, which wrote it" if newer else "install a newer release of itgan_data"

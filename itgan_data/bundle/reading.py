@@ -204,7 +204,7 @@ def _read_listing(folder: Path) -> dict[str, Any]:
     config = read_config(folder)
     for name in config["sha256"]:
         if not (folder / name).is_file():
-            raise ValueError(f"bundle {folder} has no {name}; it is incomplete, get it again")
+            raise ValueError(f"bundle {folder} has no {name}; it is incomplete, fetch or make it again")
         if (size := (folder / name).stat().st_size) > _MAX_TENSOR_BYTES:
             raise ValueError(f"{folder / name} has {size} bytes, expected at most {_MAX_TENSOR_BYTES}")
     return config
@@ -221,7 +221,7 @@ def _read_latents(folder: Path, config: Mapping[str, Any], num_classes: int) -> 
         check_sha256(folder / name, config["sha256"])
     paths = stored_files(folder / LATENTS_FILE)
     if {path.name for path in paths} != names - {LATENTS_INDEX}:
-        raise ValueError(f"{folder} holds other latents than those of its {CONFIG_FILE}; get it again")
+        raise ValueError(f"{folder} holds other latents than those of its {CONFIG_FILE}; fetch or make it again")
     files = [open_tensors(path) for path in paths]
     if described["dtype"] == CODES:
         return _read_codes(folder, files, described)

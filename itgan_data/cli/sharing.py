@@ -48,7 +48,12 @@ def pull(repository: str, revision: str | None, out: Path | None, trust: Trust, 
     folder = pull_bundle(repository, revision, endpoint=endpoint)
     read_bundle(folder, trust=trust)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with full_disk_named(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            shutil.copytree(folder, Path(temporary) / "copy").rename(out)  # whole or not at all
+        copy_bundle(folder, out)
     click.echo(out or folder)
+
+
+def copy_bundle(folder: Path, out: Path) -> None:
+    """Copy a folder to `out`, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with full_disk_named(out), tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        shutil.copytree(folder, Path(temporary) / "copy").rename(out)

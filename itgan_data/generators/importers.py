@@ -56,7 +56,7 @@ def import_generator(path: str | os.PathLike[str]) -> FrozenBigGAN:
     """
     frozen = fold(import_training_form(path))
     if not all(tensor.isfinite().all() for tensor in frozen.state_dict().values()):
-        raise ValueError(f"{path} holds weights that are not finite; get it again")
+        raise ValueError(f"{path} holds weights that are not finite; fetch or make it again")
     try:
         probe_images(frozen)
     except ValueError as error:

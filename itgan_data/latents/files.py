@@ -55,7 +55,7 @@ class _FileRows:
             broken = rows[~values.isfinite().all(dim=1)]
             raise ValueError(
                 f"{self.path}: {self.name} must be finite, got NaN or infinity in {len(broken)} of {len(rows)} rows "
-                f"read (first: {int(broken[0])}); the file is damaged, get it again"
+                f"read (first: {int(broken[0])}); the file is damaged, fetch or make it again"
             )
         return values
 
@@ -195,7 +195,7 @@ def stored_files(path: str | os.PathLike[str]) -> list[Path]:
         if size is None or size != sizes[shard.name]:
             raise ValueError(
                 f"{shard} is {'missing' if size is None else f'of {size} bytes'}, expected {sizes[shard.name]} bytes "
-                f"by {index.name}; the set is incomplete, get it again"
+                f"by {index.name}; the set is incomplete, fetch or make it again"
             )
     return shards
 

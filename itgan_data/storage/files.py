@@ -147,7 +147,9 @@ def check_sha256(path: str | os.PathLike[str], checksums: object) -> None:
     path = Path(path)
     expected = checksums.get(path.name) if isinstance(checksums, dict) else None
     if sha256_of(path) != expected:
-        reason = disguise(path) or "does not match its sha256 in the configuration; remove it and get it again"
+        reason = (
+            disguise(path) or "does not match its sha256 in the configuration; remove it and fetch or make it again"
+        )
         raise ValueError(f"{path} {reason}")
 
 
@@ -237,7 +239,7 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         infos = {name: _tensor_info(name, part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except (ValueError, RecursionError, SafetensorError) as error:
-        reason = disguise(path) or f"is truncated or not a safetensors file ({error}); get it again"
+        reason = disguise(path) or f"is truncated or not a safetensors file ({error}); fetch or make it again"
         raise ValueError(f"{path} {reason}") from error
     offsets = {name: start + header[name]["data_offsets"][0] for name in infos}
     return TensorFile(path=path, infos=infos, offsets=offsets, _file=file)

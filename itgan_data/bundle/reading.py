@@ -187,7 +187,7 @@ def _local_folder(source: str | os.PathLike[str]) -> Path:
 
 
 def read_bundle(folder: Path, *, trust: Trust = ()) -> Bundle:
-    """The bundle in a folder. Errors as of `load_bundle`."""
+    """The bundle in a folder. Raises: see `load_bundle`."""
     config = _read_listing(folder)
     generator = read_generator(folder, config, trust=trust)
     latents = _read_latents(folder, config, generator.num_classes)

@@ -57,19 +57,19 @@ def save_bundle(
 ) -> Bundle:
     """Write a bundle and load it back.
 
-    It is written and checked beside `folder`, then takes its place: an older bundle is replaced whole or not
-    at all.
+    It is written to a temporary folder and checked there, then renamed to `folder`. If anything fails, an older bundle
+    in `folder` stays as it was.
 
     Args:
         folder: where to; absent, empty, or an older bundle.
         generator: a trained BigGAN, which is folded first, a frozen one, `Pixels`, or any module with `latent_dim`,
             `num_classes`, `image_shape` and `arguments`: the JSON values with which its class, called as
-            `Class(**arguments)`, builds it again. Whoever loads the bundle imports that class and passes it as `trust`.
+            `Class(**arguments)`, builds it again. To load the bundle, import that class and pass it as `trust`.
         latents: the condensed data set. If its classes come one after the other they are shuffled, always alike:
             scripts take the first images of a data set for a sample of all classes.
         config: what to say of it, a `BundleConfig` or a mapping of its fields, with `normalization` as
-            `{"mean": [...], "std": [...]}`. Other keys of a mapping, such as those of a loaded bundle, are kept where
-            they do not describe the files (format, shapes, checksums).
+            `{"mean": [...], "std": [...]}`. The `config` of a loaded bundle can be passed too: its description of
+            the files (format, shapes, checksums) is written again, all other keys are kept.
         preview: draw `preview.png`, a row of images for each of the first ten classes.
         dtype: how the generator's weights are stored.
         latents_dtype: how latents are stored, by default codes as codes and others as float16; see `LatentSet.save`.
@@ -91,7 +91,7 @@ def save_bundle(
     try:
         with full_disk_named(folder):
             frozen = fold(generator) if isinstance(generator, BigGAN) else generator
-            if isinstance(frozen, FrozenBigGAN):  # those of other classes are tried when they are described
+            if isinstance(frozen, FrozenBigGAN):  # describing a generator of another class tries it
                 probe_images(frozen)
             save_weights(temporary / WEIGHTS_FILE, frozen, dtype=dtype)
             latents.save(temporary / LATENTS_FILE, dtype=latents_dtype)
@@ -183,8 +183,8 @@ def check_replaceable(folder: Path) -> None:
 def _replace_folder(new: Path, folder: Path) -> None:
     """Rename `new` to `folder`; an old `folder` is put aside before and removed after.
 
-    A process killed between the two renames leaves both, each complete, beside an empty place; the next save
-    fills it.
+    A process that is killed between the two renames leaves no `folder`, but both bundles, complete, under their other
+    names; the next save fills the place.
     """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)

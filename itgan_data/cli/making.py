@@ -132,9 +132,7 @@ def pretrain(
     if not Shard.of_this_process().leads:
         return
     has_collapsed = trainer.monitor is not None and trainer.monitor.has_collapsed  # then the best one is in `out`
-    if trainer.step < config.steps and not has_collapsed:
-        raise OutOfTimeError(f"stopped at step {trainer.step} of {config.steps}; run again to go on")
-    click.echo(out)
+    _end_training(out, trainer.step, trainer.step if has_collapsed else config.steps)
 
 
 def _pretrain_codec(
@@ -151,8 +149,13 @@ def _pretrain_codec(
     config = _read_config(CodecTrainerConfig, file, {}) if file else CODEC_PRESETS[preset](real.num_classes)
     trainer = CodecTrainer(replace(config, **changes), real, workdir=out, device=device, flips=flips)
     trainer.run(max_minutes)
-    if trainer.step < trainer.config.steps:
-        raise OutOfTimeError(f"stopped at step {trainer.step} of {trainer.config.steps}; run again to go on")
+    _end_training(out, trainer.step, trainer.config.steps)
+
+
+def _end_training(out: Path, step: int, steps: int) -> None:
+    """Say where the generator is, or that training was stopped before its last step."""
+    if step < steps:
+        raise OutOfTimeError(f"stopped at step {step} of {steps}; run again to go on")
     click.echo(out)
 
 

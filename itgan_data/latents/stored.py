@@ -1,4 +1,4 @@
-"""What a generator is asked for: latents and labels. Here the stored ones; `fresh_latents` has those drawn anew."""
+"""Stored latents with their labels. `fresh` has sources that draw other latents in every epoch."""
 
 import math
 import os
@@ -92,7 +92,7 @@ class LatentSet:
 
     @property
     def latents(self) -> torch.Tensor:
-        """All latents `[N, latent_dim]`; where they are left in their files, every access reads them anew."""
+        """All latents `[N, latent_dim]`; where they are left in their files, every access reads them again."""
         return self._latents[:]
 
     @property
